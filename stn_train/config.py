@@ -1,0 +1,190 @@
+"""What an experiment is: one frozen tree of settings, checked as a whole.
+
+The documentation of a field stands under it. Validators check and convert; they read no file.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
+from stn_train.transforms import TRANSFORMS
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class Settings(BaseModel):
+    """A section of the config: frozen, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class DataSettings(Settings):
+    """Which digits."""
+
+    source: Literal["mnist", "embedded"] = "mnist"
+    """mnist, or digits rendered from the fonts inside matplotlib, which need no download."""
+    validation: Annotated[int, Field(ge=0)] = 5000
+    """How many training digits, from the end, are kept back for validation; 0 for none."""
+    training_digits: Count | None = None
+    """Use only the first so many training digits, validation among them; null for all."""
+    test_digits: Count | None = None
+    """Use only the first so many test digits; null for all."""
+
+
+class ModelSettings(Settings):
+    """Sizes of the networks."""
+
+    hidden: Width = 256
+    """FCN: units in each of the two hidden layers (128 to 256 in the paper)."""
+    filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
+    """CNN: filters of the two convolutions (32 to 64 in the paper)."""
+    localisation_hidden: Width = 32
+    """ST-FCN: units in each of the three layers of the localisation network (A.4)."""
+    localisation_filters: Width = 20
+    """ST-CNN: filters of the two convolutions of the localisation network (A.4)."""
+    localisation_features: Width = 20
+    """ST-CNN: units in the fully connected layer of the localisation network (A.4)."""
+    st_output_px: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Side of the image that the transformer samples; null for 28 times st_pool, so that the
+    classifier sees 28 px. The literal reading, the size of the input, is 42 on RTS."""
+    st_pool: Annotated[int, Field(ge=1, le=8)] | None = None
+    """Average pooling of the transformer's output before the classifier; null for 2 where the
+    input is larger than 28 px (the paper's RTS), else 1."""
+
+    @model_validator(mode="after")
+    def _pool_divides_output(self) -> Self:
+        output_px, pool = self.st_output_px, self.st_pool
+        if output_px is not None and pool is not None and output_px % pool:
+            raise PydanticCustomError(
+                "pool", "st_output_px {o} is not a multiple of st_pool {p}", {"o": output_px, "p": pool}
+            )
+        return self
+
+
+class TrainSettings(Settings):
+    """How the weights are found."""
+
+    epochs: Count | None = 30
+    """Passes over the training digits; give either this or steps."""
+    steps: Count | None = None
+    """Optimiser steps; give either this or epochs."""
+    batch_size: Annotated[int, Field(ge=1, le=60000)] = 256
+    """Digits a step; the last, smaller batch of a pass is used too."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """Stochastic gradient descent (the paper) or AdamW."""
+    learning_rate: Positive = 0.002
+    """The largest learning rate of the schedule."""
+    localisation_learning_rate_scale: Annotated[float, Field(ge=0)] = 1.0
+    """The localisation network's learning rate, as a multiple of learning_rate."""
+    momentum: Fraction = 0.9
+    """SGD's momentum. The paper does not state it; without it the recipe does not converge in
+    150,000 steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty (sgd) or decoupled weight decay (adamw)."""
+    schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
+    """How the learning rate moves over the run; it moves every step."""
+    warmup: Fraction = 0.2
+    """one_cycle: the share of the run in which the learning rate rises."""
+    step_at: Annotated[tuple[Fraction, ...], Field(strict=False)] = (1 / 3, 2 / 3)
+    """step: the shares of the run after which the learning rate is multiplied by step_factor."""
+    step_factor: Positive = 0.1
+    """See step_at."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread over all classes."""
+    max_gradient_norm: Positive | None = None
+    """Longer gradients are shortened to this norm; null for never."""
+    ema_decay: Fraction = 0.0
+    """Average the weights over steps with this decay and use the average; 0 for off."""
+    fresh_distortions: bool = True
+    """Draw the distortions anew every pass; false draws them once. The paper does not say."""
+    validate_every: Count = 1
+    """Passes between validations, which also save a checkpoint."""
+    log_every: Count = 50
+    """Steps between lines in metrics.jsonl."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_take_the_place_of_epochs(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("steps") is not None and "epochs" not in data:
+            return {**data, "epochs": None}
+        return data
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise PydanticCustomError("duration", "give either epochs or steps, not both or none")
+        return self
+
+
+class EvaluateSettings(Settings):
+    """How the trained model is measured."""
+
+    draws: Annotated[int, Field(ge=1, le=100)] = 10
+    """Fixed draws of the test distortion; the first is the headline, the mean stands beside."""
+
+
+class Config(Settings):
+    """An experiment: a cell of the paper's table, or a variation of one."""
+
+    distortion: str = "RTS"
+    """R, RTS, P, E or none."""
+    backbone: Literal["FCN", "CNN", "tutorial"] = "CNN"
+    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial."""
+    transform: str = "Aff"
+    """What the spatial transformer can do: Aff, Proj or TPS; none for no spatial transformer."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Decides the first weights, the order of the digits and their distortions."""
+    recipe: Literal["default", "paper"] = "default"
+    """Which set of training settings the rest of the config starts from."""
+    data: DataSettings = DataSettings()
+    distort: SerializeAsAny[Distortion] = Field(default_factory=dict)  # type: ignore[assignment]
+    """The chosen distortion's own parameters: see its class in stn_train/distortions.py."""
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    @field_validator("distortion", "transform", mode="before")
+    @classmethod
+    def _known_name(cls, name: Any, info: ValidationInfo) -> Any:
+        known = [*DISTORTIONS] if info.field_name == "distortion" else [*TRANSFORMS, "none"]
+        if not isinstance(name, str) or name not in known:
+            # The type and context of pydantic's own error for a closed choice.
+            raise PydanticCustomError("literal_error", "one of {expected}", {"expected": known})
+        return name
+
+    @field_validator("distort", mode="before")
+    @classmethod
+    def _distortion_of_that_name(cls, value: Any, info: ValidationInfo) -> Any:
+        distortion = DISTORTIONS.get(info.data.get("distortion", ""))
+        # A wrong name has been reported; its parameters cannot be judged.
+        return Undistorted() if distortion is None else distortion.model_validate(value)
+
+    @property
+    def cell(self) -> str:
+        """The experiment's name in a run's log: distortion, backbone and transform."""
+        transformer = "" if self.transform == "none" else f"ST-{self.transform} "
+        return f"{transformer}{self.backbone} on {self.distortion}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The whole config, defaults included, in types that YAML and JSON have."""
+        return self.model_dump(mode="json")

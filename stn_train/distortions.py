@@ -1,0 +1,287 @@
+"""The distortions that make digits hard: draw parameters for each digit, then warp all at once.
+
+Legend: B batch, K parameters, N points, C canvas side in pixels.
+
+Convention: as in `stn_train.geometry`, in digit coordinates: [-1, 1] spans the 28 x 28 digit,
+    and the C x C canvas reaches beyond it where it is larger. Output to input.
+
+Parameters are drawn on the CPU from an explicit generator and are the same bits on every
+machine; applying them is pure and runs on any device. Scale and warp are one map, so a digit
+is interpolated once.
+
+To add one: write a `Distortion` and name it in DISTORTIONS. Its fields become the keys of the
+config's `distort` section.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+from torch import Generator, Tensor
+
+from stn_train.digits import SIDE, Digits
+from stn_train.geometry import (
+    affine_map,
+    control_grid,
+    pixel_centres,
+    projective_map,
+    sample,
+    square_to_quad,
+    thin_plate_basis,
+    thin_plate_solver,
+)
+
+PIXEL = 2 / SIDE
+"""One pixel in digit coordinates."""
+
+Scale = Annotated[float, Field(ge=0.1, le=4)]
+Pixels = Annotated[float, Field(ge=0, le=SIDE)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+
+
+class Distortion(BaseModel, ABC):
+    """One way to distort digits; its fields are what the paper leaves open or a user may vary."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+    canvas_px: Annotated[int, Field(ge=SIDE, le=4 * SIDE)] = SIDE
+    """Side of the distorted image in pixels; the digit starts in its middle."""
+
+    @abstractmethod
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Draw the parameters of ``count`` digits on the CPU: float32 (count, K)."""
+
+    @abstractmethod
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """Where canvas points (N, 2) are read from in the digit, under parameters (B, K).
+
+        Both in digit coordinates. Returns (B, N, 2).
+        """
+
+    def grid(self, parameters: Tensor) -> Tensor:
+        """The sampling grid (B, C, C, 2) of parameters (B, K)."""
+        canvas = (self.canvas_px, self.canvas_px)
+        points = pixel_centres(canvas, parameters.device) * (self.canvas_px / SIDE)  # (C*C, 2)
+        return self.map_points(parameters, points).unflatten(1, canvas)  # (B, C, C, 2)
+
+
+def distort(images: Tensor, distortion: Distortion, parameters: Tensor) -> Tensor:
+    """Distort digits with parameters from ``distortion.draw``, in one bilinear interpolation.
+
+    images uint8 (B, 28, 28), parameters (B, K) on any device -> float (B, 1, C, C) in [0, 1] on
+    the images' device; zero outside the digit.
+    """
+    pixels = images[:, None].float().div_(255)  # (B, 1, 28, 28)
+    return sample(pixels, distortion.grid(parameters.to(images.device)))
+
+
+def draws_sha256(digits: Digits, distortion: Distortion, parameters: Tensor) -> str:
+    """SHA-256 that identifies distorted digits: which digits, which distortion, which draw.
+
+    Taken of what goes into the interpolation, since its last bits differ between devices.
+    """
+    digest = hashlib.sha256(digits.sha256().encode())
+    digest.update(type(distortion).__name__.encode())
+    digest.update(distortion.model_dump_json().encode())
+    digest.update(parameters.contiguous().numpy())
+    return digest.hexdigest()
+
+
+def draw_uniform(low: float, high: float, size: tuple[int, ...], generator: Generator) -> Tensor:
+    """Uniform in [low, high), float32, the same bits on every machine."""
+    unit = torch.rand(size, generator=generator, dtype=torch.float64)
+    return (low + (high - low) * unit).float()
+
+
+def draw_normal(std: float, size: tuple[int, ...], generator: Generator) -> Tensor:
+    """Normal with mean 0, float32, the same bits on every machine.
+
+    `torch.randn` is not: its vectorised logarithm and cosine differ between processors in the
+    last bit. Here the inverse distribution function of a uniform number is rounded to 2^-20,
+    far coarser than such a difference and far finer than a pixel.
+    """
+    unit = torch.rand(size, generator=generator, dtype=torch.float64).clamp_(min=2**-53)
+    standard = math.sqrt(2) * torch.erfinv(2 * unit - 1)
+    return (std * ((standard * 2**20).round() / 2**20)).float()
+
+
+class Undistorted(Distortion):
+    """none: the digit as it is, in the middle of the canvas."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """No parameters: (count, 0)."""
+        return torch.empty(count, 0)
+
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """See `Distortion.map_points`."""
+        return points.expand(len(parameters), -1, -1)
+
+
+class Rotation(Distortion):
+    """R: rotated by an angle uniform in [-90, 90] degrees (section 4.1)."""
+
+    max_angle_deg: Degrees = 90.0
+    """The angle is uniform between minus this and this."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Angle in degrees, counter-clockwise: (count, 1)."""
+        return draw_uniform(-self.max_angle_deg, self.max_angle_deg, (count, 1), generator)
+
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """See `Distortion.map_points`."""
+        angle_deg = parameters[:, 0]
+        no_shift = angle_deg.new_zeros(len(angle_deg), 2)
+        return affine_map(similarity(angle_deg, torch.ones_like(angle_deg), no_shift), points)
+
+
+class ScaledDistortion(Distortion):
+    """A distortion that also scales the digit."""
+
+    min_scale: Scale = 0.75
+    """The scale is uniform between this and max_scale."""
+    max_scale: Scale = 1.0
+    """See min_scale."""
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> Self:
+        if self.min_scale > self.max_scale:
+            raise PydanticCustomError(
+                "order",
+                "min_scale {low} is larger than max_scale {high}",
+                {"low": self.min_scale, "high": self.max_scale},
+            )
+        return self
+
+    def draw_scale(self, count: int, generator: Generator) -> Tensor:
+        """(count, 1)."""
+        return draw_uniform(self.min_scale, self.max_scale, (count, 1), generator)
+
+
+class RotationScaleTranslation(ScaledDistortion):
+    """RTS: rotated, scaled and placed at a random location of a 42 x 42 image (section 4.1)."""
+
+    canvas_px: Annotated[int, Field(ge=SIDE, le=4 * SIDE)] = 42
+    """Side of the distorted image in pixels; 42 in the paper."""
+    max_angle_deg: Degrees = 45.0
+    """The angle is uniform between minus this and this."""
+    min_scale: Scale = 0.7
+    max_scale: Scale = 1.2
+    max_shift_px: Pixels = 7.0
+    """Each of the two shifts is uniform between minus this and this. "A random location" is not
+    defined in the paper; 7 px is the room that a 28 px digit has on a 42 px canvas."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Angle in degrees, scale, shift right and shift down in pixels: (count, 4)."""
+        reach_px = self.max_shift_px
+        return torch.cat(
+            [
+                draw_uniform(-self.max_angle_deg, self.max_angle_deg, (count, 1), generator),
+                self.draw_scale(count, generator),
+                draw_uniform(-reach_px, reach_px, (count, 2), generator),
+            ],
+            dim=1,
+        )
+
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """See `Distortion.map_points`."""
+        angle_deg, scale, shift_px = parameters[:, 0], parameters[:, 1], parameters[:, 2:]
+        return affine_map(similarity(angle_deg, scale, shift_px * PIXEL), points)
+
+
+class Projection(ScaledDistortion):
+    """P: scaled, then seen in perspective: each image corner is displaced (section 4.1)."""
+
+    corner_std_px: Pixels = 10 / 3
+    """Standard deviation of each corner's displacement, right and down. The literal reading is
+    5 px, which on a 28 px canvas leaves many digits unreadable; 10/3 px is 5 px on a 42 px
+    canvas brought to 28 px."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Scale, then the four corners' (x, y) displacements in pixels: (count, 9).
+
+        Corners in the order top left, top right, bottom right, bottom left.
+        """
+        scale = self.draw_scale(count, generator)
+        return torch.cat([scale, draw_normal(self.corner_std_px, (count, 8), generator)], dim=1)
+
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """See `Distortion.map_points`."""
+        scale, shifts_px = parameters[:, 0], parameters[:, 1:].unflatten(1, (4, 2))
+        edge = self.canvas_px / SIDE
+        square = points.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # (4, 2)
+        to_quad = square_to_quad(square * edge + shifts_px * PIXEL)  # (B, 3, 3)
+        to_digit = inverse_3x3(to_quad)
+        to_digit[:, :2] *= (edge / scale)[:, None, None]
+        return projective_map(to_digit, points)
+
+
+class Elastic(ScaledDistortion):
+    """E: scaled, then bent by a thin plate spline with displaced control points (section 4.1)."""
+
+    control_std_px: Pixels = 1.5
+    """Standard deviation of each control point's displacement, right and down; 1.5 in the paper."""
+    control_side: Annotated[int, Field(ge=2, le=16)] = 4
+    """Control points a side, on a regular grid from edge to edge of the canvas; 4 in the paper.
+    Where the grid ends (edge, outermost pixel centre, digit) is not stated there."""
+
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        """Scale, then each control point's (x, y) displacement in pixels, row by row."""
+        scale = self.draw_scale(count, generator)
+        shifts_px = draw_normal(self.control_std_px, (count, 2 * self.control_side**2), generator)
+        return torch.cat([scale, shifts_px], dim=1)  # (count, 1 + 2 * control_side**2)
+
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        """See `Distortion.map_points`.
+
+        The spline is the map from output to input itself, so that it passes exactly through
+        the displaced control points.
+        """
+        scale, shifts_px = parameters[:, 0], parameters[:, 1:].unflatten(1, (-1, 2))
+        control = control_grid(self.control_side) * (self.canvas_px / SIDE)  # (K, 2)
+        solver = thin_plate_solver(control).to(points)
+        control = control.to(points)
+        basis = thin_plate_basis(points, control, solver)  # (N, K)
+        return basis @ ((control + shifts_px * PIXEL) / scale[:, None, None])  # (B, N, 2)
+
+
+def similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The matrices (B, 2, 3) that undo a similarity.
+
+    The similarity: rotate by angle_deg (B,) counter-clockwise, scale by scale (B,), then move
+    by shift (B, 2).
+    """
+    angle = torch.deg2rad(angle_deg)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # y points down, so this is the clockwise rotation on the screen.
+    linear = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2)
+    return torch.cat([linear, -linear @ shift[:, :, None]], dim=2)  # (B, 2, 3)
+
+
+def inverse_3x3(matrices: Tensor) -> Tensor:
+    """Inverses of (B, 3, 3) in closed form; unlike `torch.linalg.inv` it never waits for a GPU."""
+    a, b, c = matrices.unbind(2)  # the columns, each (B, 3)
+    adjugate = torch.stack(
+        [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=1
+    )  # (B, 3, 3)
+    determinant = (a * adjugate[:, 0]).sum(-1)  # (B,)
+    return adjugate / determinant[:, None, None]
+
+
+DISTORTIONS: dict[str, type[Distortion]] = {
+    "R": Rotation,
+    "RTS": RotationScaleTranslation,
+    "P": Projection,
+    "E": Elastic,
+    "none": Undistorted,
+}
+"""What `distortion` in a config can be."""

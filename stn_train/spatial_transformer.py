@@ -1,0 +1,67 @@
+"""The spatial transformer: look at the map, decide on a transform, return the warped map.
+
+Legend: B batch, C channels, H height, W width, P parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stn_train.geometry import sample
+from stn_train.transforms import TransformGrid
+
+
+class Warp(NamedTuple):
+    """What a spatial transformer did to a batch."""
+
+    output: Tensor
+    """The warped map (B, C, H', W')."""
+    theta: Tensor
+    """The parameters of the transform (B, P)."""
+    grid: Tensor
+    """Where each output pixel was read from (B, H', W', 2), normalised (x, y)."""
+
+
+class SpatialTransformer(nn.Module):
+    """Warps each map of a batch by a transform that it predicts from the map itself.
+
+    Section 3 of Jaderberg et al. 2015. Put it in front of a network or between any two of its
+    layers. The last layer starts with zero weights and the identity as its bias, so a new
+    spatial transformer returns its input unchanged (resampled, where output_size differs).
+
+    Keep the background of the images at zero, the value of the padding: normalise after the
+    spatial transformer, not before.
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module,
+        features: int,
+        transform: TransformGrid,
+        output_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Build it around a localisation network.
+
+        localisation: any module from maps (B, C, H, W) to features (B, ``features``).
+        output_size: (H', W') of the warped map; None keeps the size of the input.
+        """
+        super().__init__()
+        self.localisation = localisation
+        self.regression = nn.Linear(features, transform.parameter_count)
+        self.transform = transform
+        self.output_size = output_size
+        with torch.no_grad():
+            self.regression.weight.zero_()
+            self.regression.bias.copy_(transform.identity)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The warped maps: (B, C, H, W) -> (B, C, H', W')."""
+        return self.warp(maps).output
+
+    def warp(self, maps: Tensor) -> Warp:
+        """The warped maps (B, C, H', W') together with theta and the sampling grid."""
+        theta = self.regression(self.localisation(maps))  # (B, P)
+        height, width = self.output_size or maps.shape[-2:]
+        grid = self.transform(theta, (height, width))  # (B, H', W', 2)
+        return Warp(sample(maps, grid), theta, grid)

@@ -1,0 +1,107 @@
+"""The transforms a network can learn: parameters theta to a sampling grid.
+
+Legend: B batch, P parameters, H height, W width, K control points.
+
+Convention: as in `stn_train.geometry`: output to input, (x, y), [-1, 1], one align_corners.
+
+To add one: write a `TransformGrid` and name it in TRANSFORMS.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from stn_train.geometry import (
+    affine_map,
+    control_grid,
+    pixel_centres,
+    projective_map,
+    thin_plate_basis,
+    thin_plate_solver,
+)
+
+
+class TransformGrid(nn.Module, ABC):
+    """Turns theta into a sampling grid. Has no weights: theta is what is learnt."""
+
+    identity: Tensor
+    """The theta (P,) that leaves the image as it is; the localisation starts there."""
+
+    def __init__(self, identity: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("identity", identity.float(), persistent=False)
+
+    @property
+    def parameter_count(self) -> int:
+        """P, the number of parameters of the transform."""
+        return len(self.identity)
+
+    def forward(self, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from."""
+        points = pixel_centres(output_size, theta.device, theta.dtype)  # (H*W, 2)
+        return self.map_points(theta, points).unflatten(1, output_size)  # (B, H, W, 2)
+
+    @abstractmethod
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """Where the output points (N, 2) are read from under theta (B, P): (B, N, 2)."""
+
+
+class AffineGrid(TransformGrid):
+    """Affine, 6 parameters: the 2x3 matrix, row by row (the paper's equation 1)."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0, 0, 1, 0]))
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """See `TransformGrid.map_points`."""
+        return affine_map(theta.view(-1, 2, 3), points)
+
+
+class ProjectiveGrid(TransformGrid):
+    """Projective, 8 parameters: the 3x3 homography, row by row, its last entry fixed at 1.
+
+    Points on or behind the horizon read as padding (`stn_train.geometry.projective_map`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0, 0, 1, 0, 0, 0]))
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """See `TransformGrid.map_points`."""
+        homography = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1)  # (B, 9)
+        return projective_map(homography.view(-1, 3, 3), points)
+
+
+class TPSGrid(TransformGrid):
+    """Thin plate spline, 2 K parameters: where each control point of the output is read from.
+
+    The control points are a regular ``side`` x ``side`` grid over the output (16 in the paper);
+    theta holds their (x, y) in the input, row by row.
+    """
+
+    control: Tensor  # (K, 2)
+    solver: Tensor  # (K + 3, K)
+
+    def __init__(self, side: int = 4) -> None:
+        if side < 2:
+            raise ValueError(f"a thin plate spline needs at least 2 x 2 control points, got {side}")
+        control = control_grid(side)
+        super().__init__(control.flatten())
+        # The linear system depends on the control points alone: it is solved here, once.
+        self.register_buffer("control", control.float(), persistent=False)
+        self.register_buffer("solver", thin_plate_solver(control).float(), persistent=False)
+
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """See `TransformGrid.map_points`."""
+        control, solver = self.control.to(points), self.solver.to(points)
+        basis = thin_plate_basis(points, control, solver)  # (N, K)
+        return basis @ theta.unflatten(1, (-1, 2))  # (B, N, 2)
+
+
+TRANSFORMS: dict[str, type[TransformGrid]] = {
+    "Aff": AffineGrid,
+    "Proj": ProjectiveGrid,
+    "TPS": TPSGrid,
+}
+"""What `transform` in a config can be, beside `none`; each is built without arguments."""
