@@ -6,6 +6,7 @@ Legend: N digits.
 import hashlib
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 SIDE = 28
@@ -28,6 +29,10 @@ class Digits:
 
     def __getitem__(self, part: slice) -> "Digits":
         return Digits(self.images[part], self.labels[part])
+
+    def to(self, device: torch.device) -> "Digits":
+        """The digits on a device."""
+        return Digits(self.images.to(device), self.labels.to(device))
 
     def sha256(self) -> str:
         """SHA-256 of the images' bytes followed by the labels', one byte each."""

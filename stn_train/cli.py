@@ -1,0 +1,289 @@
+"""The commands. Each resolves its arguments, calls one function and prints where the output is.
+
+Nothing heavy is imported before a command runs, so that --help answers at once.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from stn_train.errors import ConfigError, StnError
+
+if TYPE_CHECKING:
+    import torch
+
+    from stn_train.digits import Digits
+    from stn_train.run_directory import Run
+
+P = ParamSpec("P")
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
+    "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
+    "6 the run directory is taken; 130 interrupted."
+)
+
+
+class Device(StrEnum):
+    """Where to compute; auto takes a GPU if there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+class Picture(StrEnum):
+    """What to draw."""
+
+    grid = "grid"
+    means = "means"
+    curves = "curves"
+
+
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory, or a checkpoint file."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder with MNIST (a torchvision root). Else $STN_DATA_DIR, ./data, cache."),
+]
+
+
+def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
+    """Make a function a console script of its own, with errors told in plain words."""
+
+    def decorate(function: Callable[P, None]) -> Callable[[], None]:
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+            try:
+                function(*args, **kwargs)
+            except StnError as error:
+                fail(str(error), error.exit_code)
+            except OSError as error:
+                fail(str(error), StnError.exit_code)
+            except KeyboardInterrupt:
+                fail("interrupted", 130)
+
+        app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+        app.command(epilog=f"{epilog} {EXIT_CODES}")(guarded)
+        return app
+
+    return decorate
+
+
+def fail(message: str, exit_code: int) -> None:
+    """End the program with a message on standard error."""
+    for line in message.splitlines():
+        typer.echo(f"error: {line}" if not line.startswith(" ") else f"     {line}", err=True)
+    raise typer.Exit(exit_code)
+
+
+@command("Example: stn-train --config rts_affine.yaml --set train.epochs=10")
+def run_train(
+    config: Annotated[
+        str | None,
+        typer.Option(help="A YAML file, or the bare name of a shipped config.", metavar="NAME"),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
+    device: DeviceOption = Device.auto,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/<config>-seed<seed>.")
+    ] = None,
+    data_dir: DataDirOption = None,
+    list_configs: Annotated[
+        bool, typer.Option("--list-configs", help="List the shipped configs and end.")
+    ] = False,
+) -> None:
+    """Train a spatial transformer network (or a baseline) on distorted digits and test it."""
+    from stn_train.config_file import load_config, shipped_configs
+
+    if list_configs:
+        for path in shipped_configs():
+            title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+            typer.echo(f"{path.name:26} {title}")
+        return
+    if config is None:
+        raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
+    overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    settings = load_config(config, overrides)
+
+    from stn_train.data import load_splits
+    from stn_train.environment import choose_device
+    from stn_train.progress import progress
+    from stn_train.run_directory import Run, RunDirectory
+    from stn_train.trainer import train
+
+    where = choose_device(device)
+    splits = load_splits(settings.data, data_dir)
+    name = f"{Path(config).stem}-seed{settings.seed}"
+    run = RunDirectory.claim(out) if out else RunDirectory.claim_next(Path("runs"), name)
+    result = train(settings, splits, run, where, progress())
+    summary, evaluation = result.summary, result.evaluation
+    typer.echo(f"{settings.cell}, seed {settings.seed}")
+    tell_errors(evaluation.as_dict())
+    typer.echo(
+        f"model       {summary['parameters']:,} parameters, {summary['passes']:g} passes in "
+        f"{summary['train_seconds']:.0f} s"
+    )
+    typer.echo(f"run         {run.path}")
+    trained = Run(run.last, settings, result.model.cpu(), summary["steps"])
+    for picture in Picture:
+        path = draw(picture, trained, splits.test, run.path / f"{picture}.png")
+        typer.echo(f"picture     {path}")
+
+
+@command("Example: stn-eval runs/rts_affine-seed1 --json")
+def run_eval(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    draws: Annotated[
+        int | None,
+        typer.Option(help="Fixed draws of the test distortion. Default: the run's own.", min=1, max=100),
+    ] = None,
+    distortion: Annotated[
+        str | None, typer.Option(help="Test on another distortion: R, RTS, P, E or none.")
+    ] = None,
+    device: DeviceOption = Device.auto,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Measure the test error of a trained model."""
+    from stn_train.environment import choose_device
+    from stn_train.evaluator import evaluate
+    from stn_train.run_directory import load_run
+
+    loaded = load_run(run)
+    where = choose_device(device)
+    kind = loaded.config.distort if distortion is None else other_distortion(loaded, distortion)
+    test = test_digits(loaded, where, data_dir)
+    evaluation = evaluate(
+        loaded.model.to(where), test, kind, draws or loaded.config.evaluate.draws
+    )
+    report: dict[str, Any] = {
+        "checkpoint": str(loaded.checkpoint),
+        "step": loaded.step,
+        "trained_on": loaded.config.distortion,
+        "distortion": distortion or loaded.config.distortion,
+        "backbone": loaded.config.backbone,
+        "transform": loaded.config.transform,
+        "seed": loaded.config.seed,
+        **evaluation.as_dict(),
+    }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    typer.echo(f"{loaded.config.cell}, seed {loaded.config.seed}, tested on {report['distortion']}")
+    tell_errors(report)
+    typer.echo(f"test set    {evaluation.digits:,} digits, SHA-256 {evaluation.test_sha256}")
+    typer.echo("confusion   rows: true digit; columns: prediction; first draw")
+    typer.echo("         " + "".join(f"{digit:6}" for digit in range(len(evaluation.confusion))))
+    for digit, row in enumerate(evaluation.confusion):
+        typer.echo(f"{digit:9}" + "".join(f"{count or '.':>6}" for count in row))
+
+
+@command("Example: stn-visualize runs/rts_affine-seed1 --out grid.png")
+def run_visualize(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="The picture. Default: beside the checkpoint.")
+    ] = None,
+    picture: Annotated[
+        Picture,
+        typer.Option(
+            help="grid: digits before and after; means: class means; curves: loss and error."
+        ),
+    ] = Picture.grid,
+    misclassified: Annotated[
+        bool, typer.Option("--misclassified", help="grid: show the most confident mistakes.")
+    ] = False,
+    digits: Annotated[
+        int, typer.Option(help="grid: how many digits to show.", min=1, max=100)
+    ] = 15,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Draw what a trained model does to its digits, or how its training went."""
+    import torch
+
+    from stn_train.run_directory import load_run
+
+    loaded = load_run(run)
+    name = "misclassified" if misclassified else str(picture)
+    path = out or loaded.checkpoint.with_name(f"{name}.png")
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ConfigError([f"--out {path}: the name must end in .png, .pdf, .svg or .jpg"])
+    test = test_digits(loaded, torch.device("cpu"), data_dir) if picture != "curves" else None
+    typer.echo(f"picture     {draw(picture, loaded, test, path, digits, misclassified)}")
+
+
+def draw(
+    picture: Picture,
+    run: "Run",
+    test: "Digits | None",
+    path: Path,
+    count: int = 15,
+    misclassified: bool = False,
+) -> Path:
+    """Draw one picture of a run and save it."""
+    from stn_train import visualiser
+    from stn_train.run_directory import RunDirectory
+
+    if test is None or picture == Picture.curves:
+        metrics = RunDirectory(run.checkpoint.parent).read_metrics()
+        figure = visualiser.learning_curves(run.config.cell, metrics)
+    elif picture == Picture.means:
+        figure = visualiser.class_means(run, test)
+    else:
+        figure = visualiser.digits_page(run, test, count, misclassified)
+    return visualiser.save(figure, path)
+
+
+def test_digits(run: "Run", device: "torch.device", data_dir: Path | None) -> "Digits":
+    """The test digits that a run's config asks for, on a device."""
+    from stn_train.data import load_splits
+
+    return load_splits(run.config.data, data_dir).test.to(device)
+
+
+def other_distortion(run: "Run", name: str) -> Any:
+    """Another distortion than a run was trained on, on images of the size that its model reads."""
+    from stn_train.distortions import DISTORTIONS
+
+    if name == run.config.distortion:
+        return run.config.distort
+    if name not in DISTORTIONS:
+        raise ConfigError([f"--distortion is {name!r}; it can be {', '.join(DISTORTIONS)}"])
+    literal, side = DISTORTIONS[name](), run.config.distort.canvas_px
+    if literal.canvas_px > side:
+        own = f"{literal.canvas_px} x {literal.canvas_px}"
+        raise ConfigError(
+            [f"--distortion {name}: its images are {own}, this model reads {side} x {side}"]
+        )
+    return DISTORTIONS[name](canvas_px=side)
+
+
+def tell_errors(report: dict[str, Any]) -> None:
+    """The error of an evaluation, with what it is worth."""
+    low, high = report["interval_95_percent"]
+    typer.echo(f"test error  {report['test_error_percent']:.2f} % (95 %: {low:.2f} to {high:.2f} %)")
+    if len(report["draws_percent"]) > 1:
+        low, high = report["draws_mean_interval_95_percent"]
+        typer.echo(
+            f"            {report['draws_mean_percent']:.2f} % in the mean of "
+            f"{len(report['draws_percent'])} draws (95 %: {low:.2f} to {high:.2f} %)"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit("use stn-train, stn-eval or stn-visualize")

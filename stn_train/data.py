@@ -1,0 +1,97 @@
+"""The data of a run: which digits train, validate and test, and how each is distorted.
+
+Legend: N digits, B batch, K parameters of the distortion, C canvas side in pixels.
+
+All randomness is a function of a seed and of what it is for, never of what was drawn before:
+a run can be stopped, resumed or repeated at any step and sees the same digits.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stn_train.config import DataSettings
+from stn_train.digits import Digits
+from stn_train.distortions import Distortion, distort, draws_sha256
+from stn_train.errors import DataError
+from stn_train.font_digits import render_font_digits
+from stn_train.mnist import load_mnist
+
+FIXED_SEED = 0
+"""The seed of the validation and test distortions: the same for every run."""
+
+EMBEDDED_TRAINING, EMBEDDED_TEST = 8000, 2000
+
+
+class Splits(NamedTuple):
+    """The digits of a run, by what they are for."""
+
+    training: Digits
+    validation: Digits
+    test: Digits
+
+
+@dataclass(frozen=True)
+class DistortedDigits:
+    """Digits, each with the parameters of its own distortion; interpolated a batch at a time."""
+
+    digits: Digits
+    distortion: Distortion
+    parameters: Tensor
+    """float32 (N, K) on the CPU."""
+
+    @classmethod
+    def drawn(
+        cls, digits: Digits, distortion: Distortion, seed: int, purpose: str, number: int
+    ) -> "DistortedDigits":
+        """Digits with fresh draws: the ``number``-th for this seed and purpose."""
+        stream = generator(seed, purpose, number)
+        return cls(digits, distortion, distortion.draw(len(digits), stream))
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def batch(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Distorted images (B, 1, C, C) in [0, 1] and labels (B,), on the digits' device."""
+        images = self.digits.images[index]
+        return distort(images, self.distortion, self.parameters[index]), self.digits.labels[index]
+
+    def sha256(self) -> str:
+        """Identifies these digits under these distortions, on any machine."""
+        return draws_sha256(self.digits, self.distortion, self.parameters)
+
+
+def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
+    """The digits that the settings ask for. Raises DataError where they are not to be had."""
+    if settings.source == "mnist":
+        training, test = load_mnist(data_dir)
+    else:
+        training, test = render_font_digits(EMBEDDED_TRAINING, EMBEDDED_TEST, FIXED_SEED)
+    training, test = training[: settings.training_digits], test[: settings.test_digits]
+    kept = len(training) - settings.validation
+    if kept < 1:
+        raise DataError(
+            f"data.validation is {settings.validation}, but there are only {len(training)} "
+            "training digits: set it lower, or data.training_digits higher"
+        )
+    return Splits(training[:kept], training[kept:], test)
+
+
+def generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    """A CPU generator for one purpose, independent of those for other purposes and numbers."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+def validation_set(digits: Digits, distortion: Distortion) -> DistortedDigits:
+    """The validation digits under their one fixed draw."""
+    return DistortedDigits.drawn(digits, distortion, FIXED_SEED, "validation", 0)
+
+
+def test_set(digits: Digits, distortion: Distortion, draw: int) -> DistortedDigits:
+    """The test digits under one of the fixed draws."""
+    return DistortedDigits.drawn(digits, distortion, FIXED_SEED, "test", draw)

@@ -1,0 +1,95 @@
+"""Where a number was measured: versions, commit, hardware."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stn_train.errors import ConfigError
+
+PACKAGE = Path(__file__).parent
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, there in available.items() if there)
+    if not available.get(name, False):
+        there = ", ".join(device for device, is_there in available.items() if is_there)
+        raise ConfigError([f"--device {name}: not to be had here; there is auto, {there}"])
+    return torch.device(name)
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """What somebody would need to know to repeat or to doubt a result."""
+    version = package_version()
+    return {
+        "stn_train": version,
+        "commit": commit(version),
+        "source_sha256": source_sha256(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": metadata.version("torchvision"),
+        "platform": platform.platform(),
+        "device": device.type,
+        "hardware": hardware(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def package_version() -> str:
+    """The installed version, or what stands for it in a checkout that was never installed."""
+    try:
+        return metadata.version("stn_train")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit(version: str) -> str | None:
+    """The commit of the code that runs: of the checkout, else as the version names it."""
+    if (PACKAGE.parent / ".git").exists():
+        try:
+            return subprocess.run(
+                ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=40"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    # hatch-vcs writes "0.1.dev7+g1a2b3c4.d20260101": g and the commit, then d and the date.
+    local = version.partition("+")[2].split(".")[0]
+    return local.removeprefix("g") or None
+
+
+def source_sha256() -> str:
+    """SHA-256 over the package's modules: the same for a checkout and an installation of it."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.glob("*.py")):
+        if path.name != "_version.py":
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def hardware(device: torch.device) -> str:
+    """The name of the processor or the GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,93 @@
+"""How a run goes, for a person watching: a bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+
+from stn_train.config import Config
+from stn_train.models import DigitClassifier, parameter_count
+from stn_train.trainer import Observer
+
+SECONDS_BETWEEN_LINES = 10
+
+
+def progress() -> Observer:
+    """What suits where standard error goes."""
+    return ProgressBar() if sys.stderr.isatty() else ProgressLines()
+
+
+class Progress(Observer):
+    """Keeps the newest reading of each kind."""
+
+    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
+        """Say what is trained."""
+        self.newest: dict[str, Any] = {}
+        self.steps, self.began = steps, time.perf_counter()
+        where = f"{next(model.parameters()).device.type}, seed {config.seed}"
+        tell(f"{config.cell}: {parameter_count(model):,} parameters, {steps:,} steps on {where}")
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Remember the reading."""
+        self.newest |= record
+
+    def reading(self) -> str:
+        """The newest loss, validation error and speed."""
+        parts = {
+            "loss": "loss {:.4f}",
+            "validation_error_percent": "validation error {:.2f} %",
+            "images_per_second": "{:,.0f} images/s",
+        }
+        shown = [text.format(self.newest[key]) for key, text in parts.items() if key in self.newest]
+        return ", ".join(shown)
+
+    def finished(self) -> None:
+        """Say what comes next."""
+        tell("testing ...")
+
+
+class ProgressBar(Progress):
+    """A bar with the time left."""
+
+    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
+        """Draw the bar."""
+        super().started(config, model, steps)
+        self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True, leave=True)
+
+    def stepped(self, step: int) -> None:
+        """Move the bar."""
+        self.bar.update(step - self.bar.n)
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Show the reading behind the bar."""
+        super().logged(record)
+        self.bar.set_postfix_str(self.reading(), refresh=False)
+
+    def finished(self) -> None:
+        """Leave the bar as it stands."""
+        self.bar.close()
+        super().finished()
+
+
+class ProgressLines(Progress):
+    """A line now and then, with the time left."""
+
+    told = 0.0
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """Print the reading, if the last line is some time ago."""
+        super().logged(record)
+        now, done = time.perf_counter(), record["step"]
+        if now - self.told < SECONDS_BETWEEN_LINES and done < self.steps:
+            return
+        self.told = now
+        left = (now - self.began) / done * (self.steps - done)
+        where = f"step {done:,} of {self.steps:,} (pass {record['pass']:.1f})"
+        tell(f"{where}: {self.reading()}, {left / 60:.1f} min left")
+
+
+def tell(line: str) -> None:
+    """A line on standard error, at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,254 @@
+"""Training: config to a trained, tested model in a run directory.
+
+Legend: B batch, C canvas side in pixels.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from stn_train.atomic import write_json
+from stn_train.checkpoint import Checkpoint, save_checkpoint
+from stn_train.config import Config
+from stn_train.data import DistortedDigits, Splits, generator, validation_set
+from stn_train.environment import describe_environment
+from stn_train.errors import DivergenceError
+from stn_train.evaluator import Evaluation, error_percent, evaluate
+from stn_train.models import DigitClassifier, build_model, parameter_count
+from stn_train.optimisation import build_optimizer, build_schedule, steps_per_pass, total_steps
+from stn_train.run_directory import RunDirectory
+
+
+class Observer:
+    """Told how a run goes; this one keeps it to itself."""
+
+    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
+        """The run is about to take its first of ``steps`` steps."""
+
+    def stepped(self, step: int) -> None:
+        """``step`` steps are done."""
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """A line of metrics.jsonl was written."""
+
+    def finished(self) -> None:
+        """The last step is done; testing begins."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    model: DigitClassifier
+    """With the weights that the run ended with, averaged where the run averages."""
+    evaluation: Evaluation
+    summary: dict[str, Any]
+    """The content of result.json."""
+
+
+def train(
+    config: Config,
+    splits: Splits,
+    run: RunDirectory,
+    device: torch.device,
+    observer: Observer | None = None,
+) -> TrainResult:
+    """Train a model, test it once, and write the run directory.
+
+    Raises DivergenceError if the loss is no longer finite.
+    """
+    observer = observer or Observer()
+    environment = describe_environment(device)
+    run.begin(config, environment)
+    started = time.perf_counter()
+    training = Training(config, Splits(*(part.to(device) for part in splits)), device)
+    observer.started(config, training.model, training.steps)
+    training.run(run, observer)
+    train_seconds = time.perf_counter() - started
+    observer.finished()
+    model = training.evaluated
+    evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
+    summary = {
+        "distortion": config.distortion,
+        "backbone": config.backbone,
+        "transform": config.transform,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        **evaluation.as_dict(),
+        "validation_error_percent": training.validation_error_percent,
+        "data": config.data.source,
+        "training_digits": len(splits.training),
+        "training_sha256": splits.training.sha256(),
+        "passes": training.steps / training.pass_steps,
+        "steps": training.steps,
+        "parameters": parameter_count(model),
+        "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
+        "train_seconds": train_seconds,
+        "total_seconds": time.perf_counter() - started,
+        "environment": environment,
+    }
+    write_json(run.result, summary)
+    return TrainResult(model, evaluation, summary)
+
+
+class Training:
+    """The state of a run that moves: weights, optimiser, schedule, average and step."""
+
+    def __init__(self, config: Config, splits: Splits, device: torch.device) -> None:
+        """Build everything at step 0; the digits are on the device already."""
+        settings = config.train
+        self.config, self.splits, self.device = config, splits, device
+        torch.manual_seed(config.seed)
+        # Weights are drawn on the CPU: the same on every device.
+        self.model = build_model(config).to(device)
+        self.pass_steps = steps_per_pass(settings, len(splits.training))
+        self.steps = total_steps(settings, len(splits.training))
+        self.optimizer: Optimizer = build_optimizer(self.model, settings)
+        self.schedule: LRScheduler = build_schedule(self.optimizer, settings, self.steps)
+        self.average: AveragedModel | None = None
+        if settings.ema_decay:
+            moving = get_ema_multi_avg_fn(settings.ema_decay)
+            self.average = AveragedModel(self.model, multi_avg_fn=moving)
+        self.validation: DistortedDigits | None = None
+        if len(splits.validation):
+            self.validation = validation_set(splits.validation, config.distort)
+        self.step = 0
+        self.validation_error_percent: float | None = None
+
+    @property
+    def evaluated(self) -> DigitClassifier:
+        """The model whose error counts: the average of the weights, where the run averages."""
+        if self.average is None:
+            return self.model
+        assert isinstance(self.average.module, DigitClassifier)
+        return self.average.module
+
+    def run(self, run: RunDirectory, observer: Observer) -> None:
+        """Take all steps that are left; log, validate and save on the way."""
+        settings = self.config.train
+        meter, best = Meter(), math.inf
+
+        def log(kind: str, **measured: float) -> None:
+            record = {"kind": kind, "step": self.step, "pass": self.step / self.pass_steps}
+            run.log(record | measured)
+            observer.logged(record | measured)
+
+        while self.step < self.steps:
+            passed, done = divmod(self.step, self.pass_steps)
+            order, distorted = self.draw_pass(passed)
+            batches = order.split(settings.batch_size)[done:]
+            for batch in batches[: self.steps - self.step]:
+                meter.add(self.take_step(*distorted.batch(batch)), len(batch))
+                observer.stepped(self.step)
+                if self.step % settings.log_every == 0 or self.step == self.steps:
+                    rate = self.schedule.get_last_lr()[0]
+                    log("train", **self.checked(meter.read()), learning_rate=rate)
+            if (passed + 1) % settings.validate_every and self.step < self.steps:
+                continue
+            meter.pause()
+            if self.validation:
+                self.validation_error_percent = error_percent(self.evaluated, self.validation)
+                log("validation", validation_error_percent=self.validation_error_percent)
+            self.save(run.last)
+            if self.validation_error_percent is not None and self.validation_error_percent < best:
+                best = self.validation_error_percent
+                self.save(run.best)
+            meter.resume()
+
+    def draw_pass(self, passed: int) -> tuple[Tensor, DistortedDigits]:
+        """The order (N,) of the digits in a pass, and their distortions."""
+        config, digits = self.config, self.splits.training
+        order = torch.randperm(len(digits), generator=generator(config.seed, "order", passed))
+        number = passed if config.train.fresh_distortions else 0
+        drawn = DistortedDigits.drawn(digits, config.distort, config.seed, "training", number)
+        return order, drawn
+
+    def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One step on images (B, 1, C, C) and labels (B,); returns the loss, still on the device."""
+        settings = self.config.train
+        self.model.train()
+        # Dropout, the only user of the global generators, then depends on seed and step alone.
+        torch.manual_seed(generator(self.config.seed, "step", self.step).initial_seed())
+        loss = F.cross_entropy(
+            self.model(images), labels, label_smoothing=settings.label_smoothing
+        )
+        # Asking a GPU would wait for it; there the meter asks at the next logging point.
+        if self.device.type == "cpu" and not loss.isfinite():
+            raise DivergenceError(self.diverged())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if settings.max_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        self.step += 1
+        return loss.detach()
+
+    def checked(self, measured: dict[str, float]) -> dict[str, float]:
+        """A meter's reading, unless it shows that the loss is no longer finite."""
+        if not math.isfinite(measured["loss"]):
+            raise DivergenceError(self.diverged())
+        return measured
+
+    def diverged(self) -> str:
+        """The message for a loss that is no longer finite."""
+        return (
+            f"the loss is not finite at step {self.step + 1} of {self.steps} (learning rate "
+            f"{self.schedule.get_last_lr()[0]:.3g}): try a lower train.learning_rate, or set "
+            "train.max_gradient_norm"
+        )
+
+    def save(self, path: Path) -> None:
+        """Save a checkpoint that can be evaluated and continued."""
+        training = {
+            "weights": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "averaged": int(self.average.n_averaged) if self.average else 0,
+        }
+        weights = self.evaluated.state_dict()
+        save_checkpoint(path, Checkpoint(self.config.as_dict(), self.step, weights, training))
+
+
+class Meter:
+    """Mean loss and speed between logging points, without waiting for the device in between."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted."""
+        self.losses: list[Tensor] = []
+        self.images = 0
+        self.started = time.perf_counter()
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Count a step."""
+        self.losses.append(loss)
+        self.images += images
+
+    def read(self) -> dict[str, float]:
+        """What was measured since the last reading; starts anew."""
+        loss = float(torch.stack(self.losses).mean())
+        speed = self.images / (time.perf_counter() - self.started)
+        self.restart()
+        return {"loss": loss, "images_per_second": speed}
+
+    def pause(self) -> None:
+        """Stop the clock: validation is not training."""
+        self.paused = time.perf_counter()
+
+    def resume(self) -> None:
+        """Start the clock again."""
+        self.started += time.perf_counter() - self.paused

@@ -1,0 +1,218 @@
+"""Pictures of what a spatial transformer does, and of how a run went.
+
+Legend: N digits, C side of the input in pixels, S side of the transformer's output.
+
+Every function returns a matplotlib Figure that nothing else refers to; `save` writes it.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from stn_train.data import DistortedDigits, test_set
+from stn_train.digits import CLASSES, Digits
+from stn_train.errors import CheckpointError
+from stn_train.evaluator import predict
+from stn_train.run_directory import Run
+
+GRID_LINES = 8
+"""Lines of the sampling grid each way; the transformer samples far more points between them."""
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+GRID_COLOUR = "#3fd07f"
+MEANS_DIGITS = 2000
+"""A class mean over 200 digits looks the same as over 1,000."""
+
+
+class Looked(NamedTuple):
+    """Digits as a model saw them."""
+
+    inputs: Tensor
+    """(N, C, C)."""
+    outputs: Tensor | None
+    """What the classifier saw (N, S, S); None without a spatial transformer."""
+    grid: Tensor | None
+    """Where each output pixel was read from, in input pixels (N, H, W, 2)."""
+    labels: Tensor
+    predictions: Tensor
+    confidences: Tensor
+    """Probability of the prediction (N,)."""
+
+
+@torch.inference_mode()
+def look(run: Run, distorted: DistortedDigits, index: Tensor) -> Looked:
+    """Run a model on some distorted digits, keeping what happens on the way."""
+    images, labels = distorted.batch(index)
+    confidences, predictions = run.model(images).softmax(1).max(1)
+    outputs, grid = None, None
+    if run.model.transformer is not None:
+        warp = run.model.warp(images)
+        outputs = warp.output[:, 0]
+        grid = ((warp.grid + 1) * images.shape[-1] - 1) / 2  # normalised to pixels, (N, H, W, 2)
+    return Looked(images[:, 0], outputs, grid, labels, predictions, confidences)
+
+
+def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = False) -> Figure:
+    """A page of test digits, each before and after the transformer, in the style of the paper.
+
+    misclassified: only digits that the model gets wrong, the most confident mistakes first.
+    Raises CheckpointError if there are none.
+    """
+    distorted = test_set(test, run.config.distort, 0)
+    index = worst_mistakes(run, distorted) if misclassified else one_of_each(test.labels)
+    looked = look(run, distorted, index[:count])
+    shown = len(looked.labels)
+    if shown == 0:
+        raise CheckpointError("there is no misclassified digit to show: every prediction is right")
+    warped = looked.outputs is not None
+    across, wide = min(shown, 5), 2 if warped else 1
+    down = -(-shown // across)
+    figure = Figure(figsize=(1.25 * across * wide + 0.3, 1.5 * down + 1.1), dpi=130)
+    page = figure.subfigures(down, across, squeeze=False)
+    for number in range(down * across):
+        if number < shown:
+            draw_digit(page[divmod(number, across)], looked, number)
+    title = f"{run.config.cell}: " + ("most confident mistakes" if misclassified else "test digits")
+    left = "Left: the input, and the grid that the transformer reads from it. " if warped else ""
+    right = "Right: what the classifier sees.\n" if warped else ""
+    legend = f"{left}{right}true digit → prediction (confidence)"
+    figure.suptitle(title, fontsize=12, fontweight="bold", y=1 - 0.16 / figure.get_figheight())
+    figure.text(
+        0.5, 1 - 0.38 / figure.get_figheight(), legend, ha="center", va="top", fontsize=9
+    )
+    figure.subplots_adjust(top=1 - 1 / figure.get_figheight())
+    return figure
+
+
+def class_means(run: Run, test: Digits) -> Figure:
+    """Mean image of each class before and after the transformer: the sharper, the better aligned.
+
+    Without a transformer only the input's means are shown.
+    """
+    distorted = test_set(test, run.config.distort, 0)
+    looked = look(run, distorted, torch.arange(min(MEANS_DIGITS, len(test))))
+    rows = [("input", looked.inputs)]
+    if looked.outputs is not None:
+        rows.append(("after the\ntransformer", looked.outputs))
+    figure = Figure(figsize=(11, 1.25 * len(rows) + 0.8), dpi=130)
+    axes = figure.subplots(len(rows), CLASSES, squeeze=False)
+    for (name, images), row in zip(rows, axes, strict=True):
+        for digit, axis in enumerate(row):
+            mean = images[looked.labels == digit].mean(0)
+            axis.imshow(mean.cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            bare(axis)
+        row[0].set_ylabel(name, fontsize=9)
+    for digit in range(CLASSES):
+        axes[0, digit].set_title(str(digit), fontsize=10)
+    figure.suptitle(
+        f"{run.config.cell}: mean image of each class over {len(looked.labels):,} test digits",
+        fontsize=12,
+        fontweight="bold",
+    )
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.03, top=1 - 0.75 / figure.get_figheight())
+    return figure
+
+
+def learning_curves(title: str, metrics: list[dict[str, Any]]) -> Figure:
+    """Training loss and validation error over the passes of a run, from its metrics.jsonl."""
+    figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
+    panels = figure.subplots(1, 2)
+    curves = [
+        ("train", "loss", "training loss", "tab:blue"),
+        ("validation", "validation_error_percent", "validation error (%)", "tab:orange"),
+    ]
+    for axis, (kind, field, name, colour) in zip(panels, curves, strict=True):
+        records = [record for record in metrics if record["kind"] == kind]
+        passes = [record["pass"] for record in records]
+        values = [record[field] for record in records]
+        axis.plot(passes, values, color=colour, marker="." if len(values) < 60 else "")
+        axis.set(xlabel="passes over the training digits", ylabel=name)
+        if values and min(values) > 0:
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}")
+            axis.tick_params(axis="y", which="minor", labelsize=7)
+        if values:
+            last = f"{values[-1]:.3g}"
+            axis.annotate(last, (passes[-1], values[-1]), (4, 4), textcoords="offset points")
+        else:
+            axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure; the suffix decides the format. Returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def one_of_each(labels: Tensor) -> Tensor:
+    """Indices of the first 0, the first 1, ..., the first 9, the second 0, and so on."""
+    order = torch.argsort(labels, stable=True)
+    by_class = order.split(torch.bincount(labels, minlength=CLASSES).tolist())
+    longest = max(len(members) for members in by_class)
+    turns = [members[turn : turn + 1] for turn in range(longest) for members in by_class]
+    return torch.cat(turns)
+
+
+def worst_mistakes(run: Run, distorted: DistortedDigits) -> Tensor:
+    """Indices of the misclassified digits, the most confident mistake first."""
+    confidences, predictions = predict(run.model, distorted).softmax(1).max(1)
+    wrong = (predictions != distorted.digits.labels).nonzero()[:, 0]
+    return wrong[confidences[wrong].argsort(descending=True)]
+
+
+def draw_digit(place: Any, looked: Looked, number: int) -> None:
+    """One digit of a page: its input with the grid, and its output where there is one."""
+    panels = place.subplots(1, 1 if looked.outputs is None else 2, squeeze=False)[0]
+    place.subplots_adjust(left=0.05, right=0.95, bottom=0.02, top=0.82, wspace=0.06)
+    side = looked.inputs.shape[-1]
+    margin = side / 7  # grids reach beyond the image, where the padding is
+    panels[0].set(xlim=(-margin, side - 1 + margin), ylim=(side - 1 + margin, -margin))
+    panels[0].set_facecolor("#30343a")
+    images = [looked.inputs] if looked.outputs is None else [looked.inputs, looked.outputs]
+    for axis, image in zip(panels, images, strict=True):
+        axis.imshow(
+            image[number].cpu(),
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            interpolation="nearest",
+            extent=(-0.5, image.shape[-1] - 0.5, image.shape[-2] - 0.5, -0.5),
+        )
+        bare(axis)
+    panels[0].set(xlim=(-margin, side - 1 + margin), ylim=(side - 1 + margin, -margin))
+    if looked.grid is not None:
+        draw_grid(panels[0], looked.grid[number].cpu())
+    label, prediction = int(looked.labels[number]), int(looked.predictions[number])
+    place.suptitle(
+        f"{label} → {prediction} ({100 * float(looked.confidences[number]):.0f} %)",
+        fontsize=9,
+        color=RIGHT if label == prediction else WRONG,
+    )
+
+
+def draw_grid(axis: Axes, grid: Tensor) -> None:
+    """Some lines of a sampling grid (H, W, 2) in pixels, its border thicker."""
+    height, width = grid.shape[:2]
+    rows = torch.linspace(0, height - 1, GRID_LINES).round().long()
+    columns = torch.linspace(0, width - 1, GRID_LINES).round().long()
+    lines = [*grid[rows].unbind(0), *grid[:, columns].unbind(1)]
+    widths = [1.4 if number in (0, GRID_LINES - 1) else 0.5 for number in range(GRID_LINES)] * 2
+    axis.add_collection(
+        LineCollection([line.numpy() for line in lines], linewidths=widths, colors=GRID_COLOUR)
+    )
+
+
+def bare(axis: Axes) -> None:
+    """An image's axis without ticks and frame."""
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.spines[:].set_visible(False)
