@@ -1,0 +1,1 @@
+"""Spatial Transformer Networks on distorted MNIST, after Jaderberg et al. 2015."""

@@ -95,7 +95,9 @@ def run_train(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"),
+        typer.Option(
+            "--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
     device: DeviceOption = Device.auto,
@@ -151,7 +153,9 @@ def run_eval(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     draws: Annotated[
         int | None,
-        typer.Option(help="Fixed draws of the test distortion. Default: the run's own.", min=1, max=100),
+        typer.Option(
+            help="Fixed draws of the test distortion. Default: the run's own.", min=1, max=100
+        ),
     ] = None,
     distortion: Annotated[
         str | None, typer.Option(help="Test on another distortion: R, RTS, P, E or none.")
@@ -168,9 +172,7 @@ def run_eval(
     where = choose_device(device)
     kind = loaded.config.distort if distortion is None else other_distortion(loaded, distortion)
     test = test_digits(loaded, where, data_dir)
-    evaluation = evaluate(
-        loaded.model.to(where), test, kind, draws or loaded.config.evaluate.draws
-    )
+    evaluation = evaluate(loaded.model.to(where), test, kind, draws or loaded.config.evaluate.draws)
     report: dict[str, Any] = {
         "checkpoint": str(loaded.checkpoint),
         "step": loaded.step,
@@ -276,7 +278,9 @@ def other_distortion(run: "Run", name: str) -> Any:
 def tell_errors(report: dict[str, Any]) -> None:
     """The error of an evaluation, with what it is worth."""
     low, high = report["interval_95_percent"]
-    typer.echo(f"test error  {report['test_error_percent']:.2f} % (95 %: {low:.2f} to {high:.2f} %)")
+    typer.echo(
+        f"test error  {report['test_error_percent']:.2f} % (95 %: {low:.2f} to {high:.2f} %)"
+    )
     if len(report["draws_percent"]) > 1:
         low, high = report["draws_mean_interval_95_percent"]
         typer.echo(

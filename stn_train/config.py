@@ -76,7 +76,9 @@ class ModelSettings(Settings):
         output_px, pool = self.st_output_px, self.st_pool
         if output_px is not None and pool is not None and output_px % pool:
             raise PydanticCustomError(
-                "pool", "st_output_px {o} is not a multiple of st_pool {p}", {"o": output_px, "p": pool}
+                "pool",
+                "st_output_px {o} is not a multiple of st_pool {p}",
+                {"o": output_px, "p": pool},
             )
         return self
 

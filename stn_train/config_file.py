@@ -181,23 +181,26 @@ def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str
             choices = expected if isinstance(expected, str) else ", ".join(expected)
             hint = nearest(str(got), choices.replace("'", "").replace(" or ", ", ").split(", "))
             return f"{place}: {key} is {got!r}; it can be {choices}{hint}"
-        case "greater_than_equal" | "greater_than" | "less_than_equal" | "less_than" as kind:
-            words = kind.replace("_equal", "").replace("greater", "more").replace("_", " ")
-            words = words.replace("more than", "at least") if kind == "greater_than_equal" else words
-            words = words.replace("less than", "at most") if kind == "less_than_equal" else words
+        case kind if kind in BOUNDS:
             bound = next(iter(context.values()))
-            return f"{place}: {key} is {got!r}; it must be {words} {bound:g}"
+            return f"{place}: {key} is {got!r}; it must be {BOUNDS[kind]} {bound:g}"
         case kind if kind in WANTED:
             hint = ""
             if isinstance(got, str) and is_number(got) and kind != "string_type":
-                hint = f" (YAML reads {got} as text: write it as {float(got)!r})"
-                if "e" in repr(float(got)) and "." not in repr(float(got)):
-                    hint = f" (YAML reads {got} as text: write it with a point, as 1.0e-4)"
-            shown = f"{got!r:.80}"
-            return f"{place}: {key} is {shown}; it must be {WANTED[kind]}{hint}"
+                number = yaml.safe_dump(float(got)).split()[0]
+                hint = f" (YAML reads {got} as text: write {number})"
+            return f"{place}: {key} is {got!r:.80}; it must be {WANTED[kind]}{hint}"
         case _:
             return f"{place}: {key or 'the config'}: {details['msg']}"
 
+
+BOUNDS = {
+    "greater_than_equal": "at least",
+    "greater_than": "more than",
+    "less_than_equal": "at most",
+    "less_than": "less than",
+}
+"""How a number is bounded, by the type of pydantic's error."""
 
 WANTED = {
     "int_type": "a whole number",

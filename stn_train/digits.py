@@ -36,6 +36,6 @@ class Digits:
 
     def sha256(self) -> str:
         """SHA-256 of the images' bytes followed by the labels', one byte each."""
-        digest = hashlib.sha256(self.images.cpu().contiguous().numpy())
-        digest.update(self.labels.cpu().byte().numpy())
+        digest = hashlib.sha256(self.images.cpu().contiguous().numpy().tobytes())
+        digest.update(self.labels.cpu().byte().numpy().tobytes())
         return digest.hexdigest()

@@ -72,7 +72,7 @@ class Distortion(BaseModel, ABC):
         """The sampling grid (B, C, C, 2) of parameters (B, K)."""
         canvas = (self.canvas_px, self.canvas_px)
         points = pixel_centres(canvas, parameters.device) * (self.canvas_px / SIDE)  # (C*C, 2)
-        return self.map_points(parameters, points).unflatten(1, canvas)  # (B, C, C, 2)
+        return self.map_points(parameters, points).reshape(-1, *canvas, 2)  # (B, C, C, 2)
 
 
 def distort(images: Tensor, distortion: Distortion, parameters: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def draws_sha256(digits: Digits, distortion: Distortion, parameters: Tensor) -> 
     digest = hashlib.sha256(digits.sha256().encode())
     digest.update(type(distortion).__name__.encode())
     digest.update(distortion.model_dump_json().encode())
-    digest.update(parameters.contiguous().numpy())
+    digest.update(parameters.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -118,7 +118,7 @@ def draw_normal(std: float, size: tuple[int, ...], generator: Generator) -> Tens
 class Undistorted(Distortion):
     """none: the digit as it is, in the middle of the canvas."""
 
-    def draw(self, count: int, generator: Generator) -> Tensor:
+    def draw(self, count: int, generator: Generator) -> Tensor:  # noqa: ARG002
         """No parameters: (count, 0)."""
         return torch.empty(count, 0)
 
@@ -216,7 +216,7 @@ class Projection(ScaledDistortion):
 
     def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
         """See `Distortion.map_points`."""
-        scale, shifts_px = parameters[:, 0], parameters[:, 1:].unflatten(1, (4, 2))
+        scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, 4, 2)
         edge = self.canvas_px / SIDE
         square = points.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # (4, 2)
         to_quad = square_to_quad(square * edge + shifts_px * PIXEL)  # (B, 3, 3)
@@ -246,12 +246,13 @@ class Elastic(ScaledDistortion):
         The spline is the map from output to input itself, so that it passes exactly through
         the displaced control points.
         """
-        scale, shifts_px = parameters[:, 0], parameters[:, 1:].unflatten(1, (-1, 2))
+        scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, self.control_side**2, 2)
         control = control_grid(self.control_side) * (self.canvas_px / SIDE)  # (K, 2)
         solver = thin_plate_solver(control).to(points)
         control = control.to(points)
         basis = thin_plate_basis(points, control, solver)  # (N, K)
-        return basis @ ((control + shifts_px * PIXEL) / scale[:, None, None])  # (B, N, 2)
+        read_from = (control + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
+        return torch.matmul(basis, read_from)  # (B, N, 2)
 
 
 def similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -62,11 +62,9 @@ def commit(version: str) -> str | None:
     """The commit of the code that runs: of the checkout, else as the version names it."""
     if (PACKAGE.parent / ".git").exists():
         try:
+            describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
             return subprocess.run(
-                ["git", "-C", str(PACKAGE.parent), "describe", "--always", "--dirty", "--abbrev=40"],
-                capture_output=True,
-                text=True,
-                check=True,
+                describe, cwd=PACKAGE.parent, capture_output=True, text=True, check=True
             ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
@@ -90,6 +88,7 @@ def hardware(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(line for line in lines if line.startswith("model name"))
+        return name.split(":", 1)[1].strip()
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -33,7 +33,7 @@ def pixel_centres(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Normalised (x, y) of each pixel centre of an image of ``size`` (H, W), row by row: (H*W, 2)."""
+    """Normalised (x, y) of each pixel centre of an image of size (H, W), row by row: (H*W, 2)."""
     height, width = size
     # The integers are exact in floating point, so the identity grid is as exact as it can be.
     x = (2 * torch.arange(width, device=device, dtype=dtype) + 1 - width) / width
@@ -69,7 +69,7 @@ def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
     projected = affine_map(matrices[:, :2], points)  # (B, N, 2)
     depth = affine_map(matrices[:, 2:], points)  # (B, N, 1)
     visible = depth > NEAREST_DEPTH
-    # Divide by a harmless 1 where the point is not visible: `where` alone lets 0/0 into the gradient.
+    # A harmless 1 where the point is not visible: `where` alone lets 0/0 into the gradient.
     return torch.where(visible, projected / torch.where(visible, depth, 1.0), OUTSIDE)
 
 
@@ -117,14 +117,16 @@ def thin_plate_solver(control: Tensor) -> Tensor:
     system[:count, :count] = thin_plate_kernel(control, control)
     system[:count, count:] = affine
     system[count:, :count] = affine.T
-    return torch.linalg.inv(system)[:, :count]
+    inverse: Tensor = torch.linalg.inv(system)
+    return inverse[:, :count]
 
 
 def thin_plate_kernel(points: Tensor, control: Tensor) -> Tensor:
     """U(r) = r^2 log r between points (N, 2) and control points (K, 2): (N, K)."""
     squared = (points[:, None] - control).square().sum(-1)  # (N, K)
     # xlogy is 0 at r = 0, where the kernel's limit is 0 and a plain logarithm is not finite.
-    return 0.5 * torch.special.xlogy(squared, squared)
+    kernel: Tensor = 0.5 * torch.special.xlogy(squared, squared)
+    return kernel
 
 
 def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:
     """
     kernel = thin_plate_kernel(points, control)  # (N, K)
     affine = torch.cat([torch.ones_like(points[:, :1]), points], dim=1)  # (N, 3)
-    return torch.cat([kernel, affine], dim=1) @ solver
+    return torch.matmul(torch.cat([kernel, affine], dim=1), solver)
 
 
 def normalising_matrix(size: tuple[int, int], align_corners: bool = ALIGN_CORNERS) -> Tensor:
@@ -173,7 +175,7 @@ def theta_from_pixel_matrix(
     """
     to_input = normalising_matrix(input_size, align_corners).to(matrix)
     to_output = normalising_matrix(output_size, align_corners).to(matrix)
-    return to_input @ matrix @ torch.linalg.inv(to_output)
+    return torch.matmul(to_input, torch.matmul(matrix, torch.linalg.inv(to_output)))
 
 
 def pixel_matrix_from_theta(
@@ -185,4 +187,4 @@ def pixel_matrix_from_theta(
     """The inverse of `theta_from_pixel_matrix`: normalised (..., 3, 3) -> pixels (..., 3, 3)."""
     to_input = normalising_matrix(input_size, align_corners).to(theta)
     to_output = normalising_matrix(output_size, align_corners).to(theta)
-    return torch.linalg.inv(to_input) @ theta @ to_output
+    return torch.matmul(torch.linalg.inv(to_input), torch.matmul(theta, to_output))

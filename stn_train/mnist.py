@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import tempfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def read_idx(raw: Path, file: IdxFile) -> torch.Tensor:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             # One byte more than wanted tells a longer file, however long: no gzip bomb unpacks.
             content = stream.read(file.total_bytes + 1)
-    except (OSError, EOFError, gzip.zlib.error) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read: {error}") from None
     problem = wrong_with(content, file)
     if problem:

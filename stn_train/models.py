@@ -158,7 +158,7 @@ def build_model(config: Config) -> DigitClassifier:
     build_backbone = BACKBONES[config.backbone]
     if config.transform == "none":
         return DigitClassifier(build_backbone(image_px, image_px, settings).classifier, None)
-    # Section 4.1: "the ST module's output is average-pooled by 2" on the images larger than a digit.
+    # Section 4.1: on RTS the output of the transformer is average-pooled by 2.
     pool = settings.st_pool or (2 if image_px > SIDE else 1)
     sampled_px = settings.st_output_px or pool * SIDE
     backbone = build_backbone(image_px, sampled_px // pool, settings)

@@ -5,28 +5,23 @@ A config's own settings stand above its recipe, the recipe above the fields' def
 
 from typing import Any
 
+# Section 4.1 and A.4: "SGD, batch 256, base learning rate 0.01, 150k iterations, dropped every
+# 50k by 10, no weight decay, no dropout". Momentum is the one setting not stated.
+PAPER = {
+    "steps": 150_000,
+    "batch_size": 256,
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 0.0,
+    "schedule": "step",
+    "step_at": [1 / 3, 2 / 3],
+    "step_factor": 0.1,
+}
+
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {
-        "FCN": {"epochs": 40},
-        "CNN": {"epochs": 30},
-        "tutorial": {"epochs": 20},
-    },
-    # Section 4.1 and A.4: "SGD, batch 256, base learning rate 0.01, 150k iterations, dropped
-    # every 50k by 10, no weight decay, no dropout". Momentum is the one setting not stated.
-    "paper": dict.fromkeys(
-        ["FCN", "CNN", "tutorial"],
-        {
-            "steps": 150_000,
-            "batch_size": 256,
-            "optimizer": "sgd",
-            "learning_rate": 0.01,
-            "momentum": 0.9,
-            "weight_decay": 0.0,
-            "schedule": "step",
-            "step_at": [1 / 3, 2 / 3],
-            "step_factor": 0.1,
-        },
-    ),
+    "default": {"FCN": {"epochs": 40}, "CNN": {"epochs": 30}, "tutorial": {"epochs": 20}},
+    "paper": {"FCN": PAPER, "CNN": PAPER, "tutorial": PAPER},
 }
 """recipe -> backbone -> settings of the config's `train` section."""
 

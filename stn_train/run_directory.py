@@ -1,11 +1,11 @@
 """The folder of a run: what lies in it, and how it comes to be there.
 
-    config.yaml       the whole config, defaults included; it can be trained again
-    environment.json  versions, commit, hardware, command line
-    metrics.jsonl     one line per logging point and per validation
-    last.pt, best.pt  checkpoints: the newest, and the one with the lowest validation error
-    result.json       the test error and what it was measured on; written last
-    *.png             pictures
+config.yaml       the whole config, defaults included; it can be trained again
+environment.json  versions, commit, hardware, command line
+metrics.jsonl     one line per logging point and per validation
+last.pt, best.pt  checkpoints: the newest, and the one with the lowest validation error
+result.json       the test error and what it was measured on; written last
+*.png             pictures
 """
 
 import json

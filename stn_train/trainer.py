@@ -150,7 +150,7 @@ class Training:
                 meter.add(self.take_step(*distorted.batch(batch)), len(batch))
                 observer.stepped(self.step)
                 if self.step % settings.log_every == 0 or self.step == self.steps:
-                    rate = self.schedule.get_last_lr()[0]
+                    rate = float(self.schedule.get_last_lr()[0])
                     log("train", **self.checked(meter.read()), learning_rate=rate)
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
@@ -173,14 +173,12 @@ class Training:
         return order, drawn
 
     def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step on images (B, 1, C, C) and labels (B,); returns the loss, still on the device."""
+        """One step on images (B, 1, C, C), labels (B,); returns the loss, still on the device."""
         settings = self.config.train
         self.model.train()
         # Dropout, the only user of the global generators, then depends on seed and step alone.
         torch.manual_seed(generator(self.config.seed, "step", self.step).initial_seed())
-        loss = F.cross_entropy(
-            self.model(images), labels, label_smoothing=settings.label_smoothing
-        )
+        loss = F.cross_entropy(self.model(images), labels, label_smoothing=settings.label_smoothing)
         # Asking a GPU would wait for it; there the meter asks at the next logging point.
         if self.device.type == "cpu" and not loss.isfinite():
             raise DivergenceError(self.diverged())

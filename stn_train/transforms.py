@@ -8,6 +8,7 @@ To add one: write a `TransformGrid` and name it in TRANSFORMS.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class TransformGrid(nn.Module, ABC):
     def forward(self, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
         """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from."""
         points = pixel_centres(output_size, theta.device, theta.dtype)  # (H*W, 2)
-        return self.map_points(theta, points).unflatten(1, output_size)  # (B, H, W, 2)
+        return self.map_points(theta, points).reshape(-1, *output_size, 2)  # (B, H, W, 2)
 
     @abstractmethod
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
@@ -96,10 +97,10 @@ class TPSGrid(TransformGrid):
         """See `TransformGrid.map_points`."""
         control, solver = self.control.to(points), self.solver.to(points)
         basis = thin_plate_basis(points, control, solver)  # (N, K)
-        return basis @ theta.unflatten(1, (-1, 2))  # (B, N, 2)
+        return torch.matmul(basis, theta.view(-1, len(control), 2))  # (B, N, 2)
 
 
-TRANSFORMS: dict[str, type[TransformGrid]] = {
+TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {
     "Aff": AffineGrid,
     "Proj": ProjectiveGrid,
     "TPS": TPSGrid,

@@ -81,9 +81,7 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     right = "Right: what the classifier sees.\n" if warped else ""
     legend = f"{left}{right}true digit → prediction (confidence)"
     figure.suptitle(title, fontsize=12, fontweight="bold", y=1 - 0.16 / figure.get_figheight())
-    figure.text(
-        0.5, 1 - 0.38 / figure.get_figheight(), legend, ha="center", va="top", fontsize=9
-    )
+    figure.text(0.5, 1 - 0.38 / figure.get_figheight(), legend, ha="center", va="top", fontsize=9)
     figure.subplots_adjust(top=1 - 1 / figure.get_figheight())
     return figure
 
@@ -113,7 +111,9 @@ def class_means(run: Run, test: Digits) -> Figure:
         fontsize=12,
         fontweight="bold",
     )
-    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.03, top=1 - 0.75 / figure.get_figheight())
+    figure.subplots_adjust(
+        left=0.08, right=0.99, bottom=0.03, top=1 - 0.75 / figure.get_figheight()
+    )
     return figure
 
 
