@@ -68,6 +68,8 @@ def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
                 function(*args, **kwargs)
             except StnError as error:
                 fail(str(error), error.exit_code)
+            except BrokenPipeError:
+                raise  # the reader of our output has gone: click ends quietly
             except OSError as error:
                 fail(str(error), StnError.exit_code)
             except KeyboardInterrupt:

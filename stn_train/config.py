@@ -183,9 +183,10 @@ class Config(Settings):
 
     @property
     def cell(self) -> str:
-        """The experiment's name in a run's log: distortion, backbone and transform."""
-        transformer = "" if self.transform == "none" else f"ST-{self.transform} "
-        return f"{transformer}{self.backbone} on {self.distortion}"
+        """The experiment's name, as in the paper's table: ST-CNN Aff on RTS, or CNN on RTS."""
+        baseline = self.transform == "none"
+        model = self.backbone if baseline else f"ST-{self.backbone} {self.transform}"
+        return f"{model} on {self.distortion}"
 
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""

@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from stn_train.data import DistortedDigits, test_set
@@ -71,18 +72,23 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     warped = looked.outputs is not None
     across, wide = min(shown, 5), 2 if warped else 1
     down = -(-shown // across)
-    figure = Figure(figsize=(1.25 * across * wide + 0.3, 1.5 * down + 1.1), dpi=130)
-    page = figure.subfigures(down, across, squeeze=False)
-    for number in range(down * across):
-        if number < shown:
-            draw_digit(page[divmod(number, across)], looked, number)
-    title = f"{run.config.cell}: " + ("most confident mistakes" if misclassified else "test digits")
-    left = "Left: the input, and the grid that the transformer reads from it. " if warped else ""
-    right = "Right: what the classifier sees.\n" if warped else ""
-    legend = f"{left}{right}true digit → prediction (confidence)"
-    figure.suptitle(title, fontsize=12, fontweight="bold", y=1 - 0.16 / figure.get_figheight())
-    figure.text(0.5, 1 - 0.38 / figure.get_figheight(), legend, ha="center", va="top", fontsize=9)
-    figure.subplots_adjust(top=1 - 1 / figure.get_figheight())
+    header = 1.0 if warped else 0.7  # inches
+    size = (max(1.3 * across * wide, 6.5), 1.55 * down + header)
+    figure = Figure(figsize=size, dpi=130)
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[header, size[1] - header])
+    head, body = parts[:, 0]
+    what = "the most confident mistakes" if misclassified else "test digits"
+    legend = "Above each: true digit → prediction (its probability)."
+    if warped:
+        legend = (
+            "Left: the input, with the grid that the transformer reads it at. "
+            f"Right: what the classifier sees. Grey: outside.\n{legend}"
+        )
+    head.text(0.5, 0.72, f"{run.config.cell}: {what}", ha="center", fontsize=12, weight="bold")
+    head.text(0.5, 0.6, legend, ha="center", va="top", fontsize=9, linespacing=1.4)
+    places = body.subfigures(down, across, squeeze=False).flatten()
+    for number, place in enumerate(places[:shown]):
+        draw_digit(place, looked, number)
     return figure
 
 
@@ -96,12 +102,16 @@ def class_means(run: Run, test: Digits) -> Figure:
     rows = [("input", looked.inputs)]
     if looked.outputs is not None:
         rows.append(("after the\ntransformer", looked.outputs))
-    figure = Figure(figsize=(11, 1.25 * len(rows) + 0.8), dpi=130)
+    figure = Figure(figsize=(11, 1.05 * len(rows) + 0.65), dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), CLASSES, squeeze=False)
-    for (name, images), row in zip(rows, axes, strict=True):
-        for digit, axis in enumerate(row):
-            mean = images[looked.labels == digit].mean(0)
-            axis.imshow(mean.cpu(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    means = [
+        [images[looked.labels == digit].mean(0) for digit in range(CLASSES)] for _, images in rows
+    ]
+    # One brightness for all: an aligned class is brighter where its digits agree.
+    brightest = max(float(mean.max()) for row in means for mean in row)
+    for (name, _), row_means, row in zip(rows, means, axes, strict=True):
+        for mean, axis in zip(row_means, row, strict=True):
+            axis.imshow(mean, cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
             bare(axis)
         row[0].set_ylabel(name, fontsize=9)
     for digit in range(CLASSES):
@@ -110,9 +120,6 @@ def class_means(run: Run, test: Digits) -> Figure:
         f"{run.config.cell}: mean image of each class over {len(looked.labels):,} test digits",
         fontsize=12,
         fontweight="bold",
-    )
-    figure.subplots_adjust(
-        left=0.08, right=0.99, bottom=0.03, top=1 - 0.75 / figure.get_figheight()
     )
     return figure
 
@@ -130,15 +137,14 @@ def learning_curves(title: str, metrics: list[dict[str, Any]]) -> Figure:
         passes = [record["pass"] for record in records]
         values = [record[field] for record in records]
         axis.plot(passes, values, color=colour, marker="." if len(values) < 60 else "")
-        axis.set(xlabel="passes over the training digits", ylabel=name)
+        axis.set(xlabel="passes over the training digits", ylabel=name, xlim=(0, None))
         if values and min(values) > 0:
             axis.set_yscale("log")
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_formatter("{x:g}")
-            axis.tick_params(axis="y", which="minor", labelsize=7)
+            axis.yaxis.set_minor_locator(NullLocator())
         if values:
-            last = f"{values[-1]:.3g}"
-            axis.annotate(last, (passes[-1], values[-1]), (4, 4), textcoords="offset points")
+            axis.set_title(f"{name}, at the end {values[-1]:.3g}", fontsize=10)
         else:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
         axis.grid(alpha=0.3)
@@ -172,10 +178,9 @@ def worst_mistakes(run: Run, distorted: DistortedDigits) -> Tensor:
 def draw_digit(place: Any, looked: Looked, number: int) -> None:
     """One digit of a page: its input with the grid, and its output where there is one."""
     panels = place.subplots(1, 1 if looked.outputs is None else 2, squeeze=False)[0]
-    place.subplots_adjust(left=0.05, right=0.95, bottom=0.02, top=0.82, wspace=0.06)
+    place.subplots_adjust(left=0.04, right=0.96, bottom=0.02, top=0.84, wspace=0.06)
     side = looked.inputs.shape[-1]
     margin = side / 7  # grids reach beyond the image, where the padding is
-    panels[0].set(xlim=(-margin, side - 1 + margin), ylim=(side - 1 + margin, -margin))
     panels[0].set_facecolor("#30343a")
     images = [looked.inputs] if looked.outputs is None else [looked.inputs, looked.outputs]
     for axis, image in zip(panels, images, strict=True):
@@ -195,6 +200,7 @@ def draw_digit(place: Any, looked: Looked, number: int) -> None:
     place.suptitle(
         f"{label} → {prediction} ({100 * float(looked.confidences[number]):.0f} %)",
         fontsize=9,
+        y=0.97,
         color=RIGHT if label == prediction else WRONG,
     )
 

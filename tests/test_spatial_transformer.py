@@ -1,0 +1,124 @@
+"""The spatial transformer as a layer: where it stands, what it returns, where gradients go."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stn_train.geometry import sample
+from stn_train.spatial_transformer import SpatialTransformer
+from stn_train.transforms import TRANSFORMS, AffineGrid, ProjectiveGrid
+
+EVERY_TRANSFORM = pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+FEATURES = 6
+
+
+def convolutional(channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, FEATURES),
+        nn.Tanh(),
+    )
+
+
+def fully_connected(channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 5 * 8, FEATURES), nn.Tanh())
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@EVERY_TRANSFORM
+@pytest.mark.parametrize("localisation", [convolutional, fully_connected])
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_a_new_one_returns_maps_of_any_channel_count_unchanged(transform, localisation, channels):
+    transformer = SpatialTransformer(localisation(channels), FEATURES, transform())
+    maps = torch.rand(2, channels, 5, 8)
+    torch.testing.assert_close(transformer(maps), maps, rtol=0, atol=2e-6)
+
+
+@EVERY_TRANSFORM
+def test_between_two_layers_a_new_one_changes_nothing(transform):
+    before, after = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 2, 3)
+    transformer = SpatialTransformer(convolutional(16), FEATURES, transform())
+    images = torch.rand(2, 3, 7, 10)
+    with_transformer = nn.Sequential(before, transformer, after)(images)
+    torch.testing.assert_close(with_transformer, after(before(images)), rtol=0, atol=1e-5)
+
+
+@EVERY_TRANSFORM
+@pytest.mark.parametrize("output_size", [None, (5, 8), (3, 11), (1, 1)])
+def test_warp_returns_output_theta_and_grid(transform, output_size):
+    transform = transform()
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform, output_size)
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 3, 5, 8)
+    output, theta, grid = transformer.warp(maps)
+    height, width = output_size or (5, 8)
+    assert output.shape == (2, 3, height, width)
+    assert theta.shape == (2, transform.parameter_count)
+    assert grid.shape == (2, height, width, 2)
+    assert transformer(maps).equal(output)
+    # Theta follows from the maps, the grid from theta, the output from maps and grid.
+    regression = transformer.regression
+    expected = F.linear(transformer.localisation(maps), regression.weight, regression.bias)
+    torch.testing.assert_close(theta, expected)
+    assert not torch.allclose(theta[0], theta[1])
+    assert grid.equal(transform(theta, (height, width)))
+    assert output.equal(sample(maps, grid))
+
+
+def test_warp_equals_torch_affine_grid_and_grid_sample():
+    transformer = SpatialTransformer(convolutional(3), FEATURES, AffineGrid(), (4, 9))
+    nn.init.normal_(transformer.regression.weight, std=0.5)
+    maps = torch.rand(2, 3, 5, 8)
+    output, theta, _ = transformer.warp(maps)
+    grid = F.affine_grid(theta.view(2, 2, 3), [2, 3, 4, 9], align_corners=False)
+    expected = F.grid_sample(maps, grid, align_corners=False)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+
+def test_every_map_of_a_batch_is_warped_on_its_own():
+    transformer = SpatialTransformer(convolutional(3), FEATURES, ProjectiveGrid())
+    nn.init.normal_(transformer.regression.weight, std=0.5)
+    maps = torch.rand(4, 3, 5, 8)
+    one_by_one = torch.cat([transformer(one[None]) for one in maps])
+    torch.testing.assert_close(transformer(maps), one_by_one, rtol=0, atol=1e-5)
+
+
+@EVERY_TRANSFORM
+def test_at_the_start_gradients_reach_the_regression_and_the_input(transform):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
+    maps = torch.rand(2, 3, 5, 8, requires_grad=True)
+    transformer(maps).square().sum().backward()
+    assert transformer.regression.weight.grad.any(dim=1).all()  # each of the P parameters
+    assert transformer.regression.bias.grad.all()
+    assert maps.grad.all()
+
+
+@EVERY_TRANSFORM
+def test_after_one_step_gradients_reach_every_localisation_parameter(transform):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
+    maps = torch.rand(2, 3, 5, 8)
+    optimiser = torch.optim.SGD(transformer.parameters(), lr=1e-3)
+
+    def backward():
+        optimiser.zero_grad()
+        transformer(maps).square().sum().backward()
+        return {name: p.grad.any() for name, p in transformer.localisation.named_parameters()}
+
+    assert not any(backward().values())  # the regression's weights are zero
+    optimiser.step()
+    reached = backward()
+    assert all(reached.values()), reached
+
+
+@EVERY_TRANSFORM
+def test_state_dict_holds_the_learnt_weights_only(transform):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
+    assert set(transformer.state_dict()) == {name for name, _ in transformer.named_parameters()}
