@@ -1,1 +1,40 @@
-"""Spatial Transformer Networks on distorted MNIST, after Jaderberg et al. 2015."""
+"""Spatial Transformer Networks on distorted MNIST, after Jaderberg et al. 2015.
+
+The public face: what an engineer needs to put a spatial transformer into a network of their own.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stn_train.distortions import DISTORTIONS, distort
+    from stn_train.run_directory import load_run
+    from stn_train.spatial_transformer import SpatialTransformer
+    from stn_train.transforms import AffineGrid, ProjectiveGrid, TPSGrid
+
+HOMES = {
+    "AffineGrid": "transforms",
+    "DISTORTIONS": "distortions",
+    "ProjectiveGrid": "transforms",
+    "SpatialTransformer": "spatial_transformer",
+    "TPSGrid": "transforms",
+    "distort": "distortions",
+    "load_run": "run_directory",
+}
+
+__all__ = [
+    "DISTORTIONS",
+    "AffineGrid",
+    "ProjectiveGrid",
+    "SpatialTransformer",
+    "TPSGrid",
+    "distort",
+    "load_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: the command line's --help needs no torch."""
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

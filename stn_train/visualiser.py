@@ -105,13 +105,15 @@ def class_means(run: Run, test: Digits) -> Figure:
     figure = Figure(figsize=(11, 1.05 * len(rows) + 0.65), dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), CLASSES, squeeze=False)
     means = [
-        [images[looked.labels == digit].mean(0) for digit in range(CLASSES)] for _, images in rows
+        # A class without a digit, in a tiny test set, is black.
+        [images[looked.labels == digit].mean(0).nan_to_num() for digit in range(CLASSES)]
+        for _, images in rows
     ]
     # One brightness for all: an aligned class is brighter where its digits agree.
     brightest = max(float(mean.max()) for row in means for mean in row)
     for (name, _), row_means, row in zip(rows, means, axes, strict=True):
         for mean, axis in zip(row_means, row, strict=True):
-            axis.imshow(mean, cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
+            axis.imshow(mean.numpy(), cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
             bare(axis)
         row[0].set_ylabel(name, fontsize=9)
     for digit in range(CLASSES):
@@ -185,7 +187,7 @@ def draw_digit(place: Any, looked: Looked, number: int) -> None:
     images = [looked.inputs] if looked.outputs is None else [looked.inputs, looked.outputs]
     for axis, image in zip(panels, images, strict=True):
         axis.imshow(
-            image[number].cpu(),
+            image[number].numpy(),
             cmap="gray",
             vmin=0,
             vmax=1,
@@ -195,7 +197,7 @@ def draw_digit(place: Any, looked: Looked, number: int) -> None:
         bare(axis)
     panels[0].set(xlim=(-margin, side - 1 + margin), ylim=(side - 1 + margin, -margin))
     if looked.grid is not None:
-        draw_grid(panels[0], looked.grid[number].cpu())
+        draw_grid(panels[0], looked.grid[number])
     label, prediction = int(looked.labels[number]), int(looked.predictions[number])
     place.suptitle(
         f"{label} → {prediction} ({100 * float(looked.confidences[number]):.0f} %)",

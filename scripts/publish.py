@@ -1,0 +1,122 @@
+"""Write what was measured into the repository: no result is typed in by hand.
+
+python scripts/publish.py collect NAME RUN...   run directories -> docs/results/NAME.jsonl
+python scripts/publish.py write                 docs/results -> README's table, configs' heads
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from stn_train.config_file import load_config
+from stn_train.published import TABLE_1
+
+ROOT = Path(__file__).parent.parent
+RESULTS, CONFIGS, README = ROOT / "docs" / "results", ROOT / "configs", ROOT / "README.md"
+BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+
+DESCRIPTIONS = {
+    "R": "digits rotated by up to 90 degrees",
+    "RTS": "digits rotated, scaled and placed at random on 42 x 42 px",
+    "P": "digits scaled and seen in perspective",
+    "E": "digits scaled and bent elastically",
+}
+NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
+
+Cell = tuple[str, str, str]
+
+
+def collect(name: str, runs: list[Path]) -> None:
+    """Gather the results of runs, one line each, in the order of the paper's table."""
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    results.sort(key=lambda result: (list(TABLE_1).index(cell_of(result)), result["seed"]))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(result) + "\n" for result in results)
+    (RESULTS / f"{name}.jsonl").write_text(lines)
+
+
+def published(name: str) -> list[dict[str, Any]]:
+    """The results gathered under a name."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def cell_of(result: dict[str, Any]) -> Cell:
+    """Which cell of the paper's table a result belongs to."""
+    return result["distortion"], result["backbone"], result["transform"]
+
+
+def cell_name(cell: Cell) -> str:
+    """The name of a cell's config."""
+    distortion, backbone, transform = cell
+    if transform == "none":
+        return f"{distortion}_{backbone}".lower()
+    return f"{distortion.lower()}_{NAMES[transform]}" + ("_fcn" if backbone == "FCN" else "")
+
+
+def head(cell: Cell) -> str:
+    """The comment that a cell's config opens with."""
+    distortion, backbone, transform = cell
+    model = backbone if transform == "none" else f"ST-{backbone} {transform}"
+    lines = [
+        f"{model} on {distortion}: {DESCRIPTIONS[distortion]}.",
+        f"Paper (Table 1): {TABLE_1[cell]} % test error.",
+    ]
+    for name in ("one_pass", "default"):
+        for result in published(name):
+            if cell_of(result) == cell:
+                lines.append(f"Expect: {expectation(result)}")
+    lines.append(f"Command: stn-train --config {cell_name(cell)}.yaml")
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def expectation(result: dict[str, Any]) -> str:
+    """What a run of the default recipe came to, in a line."""
+    passes, seconds = result["passes"], result["train_seconds"]
+    how_long = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    count = "1 pass" if passes == 1 else f"{passes:g} passes"
+    return (
+        f"{result['draws_mean_percent']:.2f} % after {count} ({how_long} on "
+        f"{result['environment']['threads']} CPU threads, seed {result['seed']})."
+    )
+
+
+def readme_table() -> str:
+    """The measured cells beside the paper's numbers, in Markdown."""
+    rows = [
+        "| config | paper | test error | mean of draws | parameters | passes | time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in published("default"):
+        cell, (low, high) = cell_of(result), result["interval_95_percent"]
+        rows.append(
+            f"| `{cell_name(cell)}` | {TABLE_1[cell]} | {result['test_error_percent']:.2f} "
+            f"({low:.2f} to {high:.2f}) | {result['draws_mean_percent']:.2f} "
+            f"| {result['parameters']:,} | {result['passes']:g} "
+            f"| {result['train_seconds'] / 60:.1f} min |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def write() -> None:
+    """Write the heads of the 32 cells' configs and README's table."""
+    for cell in TABLE_1:
+        keys = zip(("distortion", "backbone", "transform"), cell, strict=True)
+        body = "".join(f"{key}: {value}\n" for key, value in keys)
+        path = CONFIGS / f"{cell_name(cell)}.yaml"
+        path.write_text(f"{head(cell)}\n{body}")
+        load_config(str(path))
+    text = README.read_text()
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    README.write_text(before + BEGIN + readme_table() + END + after)
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["collect", name, *runs]:
+            collect(name, [Path(run) for run in runs])
+        case ["write"]:
+            write()
+        case _:
+            sys.exit(__doc__)

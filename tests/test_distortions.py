@@ -1,0 +1,369 @@
+"""Every distortion against a version of its own, digit by digit and pixel by pixel."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from scipy import stats
+from scipy.interpolate import RBFInterpolator
+
+from stn_train.digits import Digits
+from stn_train.distortions import (
+    DISTORTIONS,
+    Elastic,
+    Projection,
+    Rotation,
+    RotationScaleTranslation,
+    Undistorted,
+    distort,
+    draw_normal,
+    draw_uniform,
+    draws_sha256,
+    inverse_3x3,
+)
+
+EVERY_DISTORTION = pytest.mark.parametrize("distortion", DISTORTIONS.values(), ids=DISTORTIONS)
+SCALED = pytest.mark.parametrize("distortion", [RotationScaleTranslation, Projection, Elastic])
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_digits(count, seed=0):
+    """Images with nothing regular about them, bright up to the border: uint8 (count, 28, 28)."""
+    return torch.randint(1, 256, (count, 28, 28), generator=seeded(seed), dtype=torch.uint8)
+
+
+# The independent version. Pixels throughout, (0, 0) in the middle of the digit and of the canvas,
+# y down. Each function takes one digit's parameters and yields where a canvas point is read from.
+
+
+def read_undistorted(parameters, canvas):
+    return lambda x, y: (x, y)
+
+
+def read_rotated(parameters, canvas):
+    return read_rotated_scaled_moved([parameters[0], 1, 0, 0], canvas)
+
+
+def read_rotated_scaled_moved(parameters, canvas):
+    angle_deg, scale, right, down = parameters
+    # A point of the digit goes counter-clockwise by the angle. With y up that is
+    # x' = x cos - y sin, y' = x sin + y cos; with y down the signs of the sines change.
+    cos, sin = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    forward = np.array(
+        [[scale * cos, scale * sin, right], [-scale * sin, scale * cos, down], [0, 0, 1]]
+    )
+    back = np.linalg.inv(forward)
+    return lambda x, y: back[:2] @ [x, y, 1]
+
+
+def read_projected(parameters, canvas):
+    scale, shifts = parameters[0], np.reshape(parameters[1:], (4, 2))
+    half = canvas / 2
+    square = np.array([(-half, -half), (half, -half), (half, half), (-half, half)])
+    rows, right = [], []
+    for (x, y), (u, v) in zip(square + shifts, square, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        right += [u, v]
+    back = np.append(np.linalg.solve(rows, right), 1).reshape(3, 3)
+    back /= back[2] @ [*(square + shifts)[0], 1]  # what the camera sees has a positive depth
+
+    def read(x, y):
+        u, v, depth = back @ [x, y, 1]
+        return (u / depth / scale, v / depth / scale) if depth > 0 else (math.inf, math.inf)
+
+    return read
+
+
+def read_bent(parameters, canvas):
+    scale, shifts = parameters[0], np.reshape(parameters[1:], (-1, 2))
+    line = np.linspace(-canvas / 2, canvas / 2, math.isqrt(len(shifts)))
+    control = np.array([(x, y) for y in line for x in line])
+    spline = RBFInterpolator(control, control + shifts, kernel="thin_plate_spline", degree=1)
+    return lambda x, y: spline([[x, y]])[0] / scale
+
+
+def slowly_distorted(image, canvas, read):
+    """(canvas, canvas), each pixel a weighted sum of the four around where it is read from."""
+    output = np.zeros((canvas, canvas))
+    for row in range(canvas):
+        for column in range(canvas):
+            x, y = read(column - (canvas - 1) / 2, row - (canvas - 1) / 2)
+            x, y = x + 13.5, y + 13.5
+            if not (-1 < x < 28 and -1 < y < 28):
+                continue
+            left, top = math.floor(x), math.floor(y)
+            for n, m in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+                if 0 <= n < 28 and 0 <= m < 28:
+                    output[row, column] += image[n, m] * (1 - abs(x - m)) * (1 - abs(y - n))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("distortion", "reference"),
+    [
+        (Rotation(), read_rotated),
+        (Rotation(canvas_px=33), read_rotated),
+        (RotationScaleTranslation(), read_rotated_scaled_moved),
+        (RotationScaleTranslation(canvas_px=28, max_angle_deg=180), read_rotated_scaled_moved),
+        (Projection(), read_projected),
+        (Projection(canvas_px=33, corner_std_px=5), read_projected),
+        (Elastic(), read_bent),
+        (Elastic(canvas_px=33, control_side=3), read_bent),
+        (Undistorted(), read_undistorted),
+        (Undistorted(canvas_px=33), read_undistorted),
+    ],
+    ids=repr,
+)
+def test_distort_equals_pixel_by_pixel_version(distortion, reference):
+    images, parameters = noise_digits(3), distortion.draw(3, seeded(1))
+    distorted = distort(images, distortion, parameters)
+    canvas = distortion.canvas_px
+    for image, drawn, ours in zip(images, parameters, distorted[:, 0], strict=True):
+        expected = slowly_distorted(
+            image.numpy() / 255, canvas, reference(drawn.double().numpy(), canvas)
+        )
+        assert expected.any()
+        np.testing.assert_allclose(ours, expected, atol=2e-4)  # float32 coordinates
+
+
+@pytest.mark.parametrize("turns", [1, -1])
+def test_rotation_by_90_degrees_equals_rot90(turns):
+    images = noise_digits(2)
+    rotated = distort(images, Rotation(), torch.full((2, 1), 90.0 * turns))
+    expected = torch.rot90(images, turns, (1, 2))[:, None] / 255  # counter-clockwise on screen
+    torch.testing.assert_close(rotated, expected, rtol=0, atol=1e-5)
+
+
+def test_shift_moves_the_digit_right_and_down():
+    images = noise_digits(1)
+    parameters = torch.tensor([[0.0, 1.0, 3.0, -2.0]])
+    moved = distort(images, RotationScaleTranslation(), parameters)
+    expected = F.pad(images[:, None] / 255, (7 + 3, 7 - 3, 7 - 2, 7 + 2))
+    torch.testing.assert_close(moved, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("canvas", [28, 30, 42, 112])
+@EVERY_DISTORTION
+def test_without_displacement_the_digit_stays_in_the_middle_of_the_canvas(distortion, canvas):
+    images, distortion = noise_digits(2), distortion(canvas_px=canvas)
+    still = torch.zeros_like(distortion.draw(2, seeded(0)))
+    if hasattr(distortion, "min_scale"):
+        still[:, 1 if isinstance(distortion, RotationScaleTranslation) else 0] = 1
+    margin = (canvas - 28) // 2
+    expected = F.pad(images[:, None] / 255, (margin,) * 4)
+    distorted = distort(images, distortion, still)
+    torch.testing.assert_close(distorted, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("canvas", [28, 42])
+@EVERY_DISTORTION
+def test_distort_returns_grey_images_and_leaves_its_arguments_alone(distortion, canvas):
+    distortion = distortion(canvas_px=canvas)
+    images, parameters = torch.full((64, 28, 28), 255).byte(), distortion.draw(64, seeded(0))
+    before = images.clone(), parameters.clone()
+    distorted = distort(images, distortion, parameters)
+    assert distorted.shape == (64, 1, canvas, canvas)
+    assert distorted.dtype == torch.float32
+    assert distorted.min() >= 0
+    assert 0.99 < distorted.max() <= 1 + 1e-6  # the weights add up to 1 within rounding
+    assert images.equal(before[0])
+    assert parameters.equal(before[1])
+    assert distort(images, distortion, parameters).equal(distorted)
+
+
+def test_corners_displaced_out_of_shape_still_give_images():
+    wild = Projection(corner_std_px=28)
+    parameters = wild.draw(500, seeded(0))
+    assert wild.grid(parameters).isfinite().all()
+    distorted = distort(noise_digits(500), wild, parameters)
+    assert distorted.isfinite().all()
+    assert distorted.min() >= 0
+    assert distorted.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("side", [2, 4, 8, 16])
+def test_elastic_passes_through_its_displaced_control_points(side):
+    elastic = Elastic(control_side=side)
+    parameters = elastic.draw(2, seeded(0))
+    line = torch.linspace(-1, 1, side)
+    control = torch.cartesian_prod(line, line).flip(1)
+    read_from_px = elastic.map_points(parameters, control) * 14
+    expected_px = (control * 14 + parameters[:, 1:].view(2, -1, 2)) / parameters[:, :1, None]
+    # Float32 loses digits as the control points become many; a hundredth of a pixel is unseen.
+    atol = 1e-2 if side > 8 else 1e-3
+    torch.testing.assert_close(read_from_px, expected_px, rtol=0, atol=atol)
+
+
+def test_inverse_3x3_equals_linalg_inv():
+    matrices = torch.randn(20, 3, 3, generator=seeded(0), dtype=torch.float64)
+    torch.testing.assert_close(inverse_3x3(matrices), torch.linalg.inv(matrices))
+
+
+# Draws.
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "low", "high"),
+    [
+        ("R", [0], -90, 90),
+        ("RTS", [0], -45, 45),
+        ("RTS", [1], 0.7, 1.2),
+        ("RTS", [2, 3], -7, 7),
+        ("P", [0], 0.75, 1),
+        ("E", [0], 0.75, 1),
+    ],
+)
+def test_draws_are_uniform_in_the_papers_range(name, columns, low, high):
+    drawn = DISTORTIONS[name]().draw(20_000, seeded(0))[:, columns].numpy()
+    assert np.float32(low) <= drawn.min()
+    assert drawn.max() <= np.float32(high)
+    assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.01 * (high - low))
+    assert drawn.std() == pytest.approx((high - low) / math.sqrt(12), rel=0.02)
+    assert stats.kstest(drawn.ravel(), stats.uniform(low, high - low).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("name", "count", "std_px"), [("P", 8, 10 / 3), ("E", 32, 1.5)])
+def test_displacements_are_normal_with_the_stated_deviation(name, count, std_px):
+    drawn = DISTORTIONS[name]().draw(5_000, seeded(0))[:, 1:].numpy()
+    assert drawn.shape[1] == count
+    assert drawn.mean() == pytest.approx(0, abs=0.02 * std_px)
+    assert drawn.std() == pytest.approx(std_px, rel=0.02)
+    assert stats.kstest(drawn.ravel(), stats.norm(0, std_px).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("name", ["RTS", "P", "E"])
+def test_parameters_of_a_digit_are_independent(name):
+    drawn = DISTORTIONS[name]().draw(20_000, seeded(0)).numpy()
+    correlation = np.corrcoef(drawn, rowvar=False) - np.eye(drawn.shape[1])
+    assert abs(correlation).max() < 0.04
+
+
+def test_settings_change_the_draws():
+    settings = {"min_scale": 0.5, "max_scale": 0.5, "max_angle_deg": 10.0, "max_shift_px": 0.0}
+    drawn = RotationScaleTranslation(**settings).draw(1000, seeded(0))
+    assert 9.9 < drawn[:, 0].abs().max() <= 10
+    assert (drawn[:, 1] == 0.5).all()
+    assert (drawn[:, 2:] == 0).all()
+
+
+@EVERY_DISTORTION
+def test_the_seed_alone_decides_every_bit(distortion):
+    distortion = distortion()
+    torch.manual_seed(1)
+    drawn = distortion.draw(16, seeded(5))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert distortion.draw(16, seeded(5)).equal(drawn)
+    assert torch.get_rng_state().equal(state)
+    assert drawn.dtype == torch.float32
+    assert drawn.device.type == "cpu"
+    if drawn.numel():
+        assert not distortion.draw(16, seeded(6)).equal(drawn)
+        generator = seeded(5)
+        assert not distortion.draw(16, generator).equal(distortion.draw(16, generator))
+
+
+@pytest.mark.parametrize(
+    ("name", "sha256"),
+    [
+        ("R", "1a4e04276b9b6e2c0a615376a5192578799147dcc49770e863425ca34086ebc4"),
+        ("RTS", "158f5a954839edd72cb6f40a5e6a2c80e7d220d3e705b6dc52bf2bfc03f82828"),
+        ("P", "f191d3a8449db06257858c06d572025d9534d48351c75a067c1c0b9d0c1d16e0"),
+        ("E", "0aa3537d8aece755ab6a646da360c61780c3611a64f5764734b41af838e7506f"),
+        ("none", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+    ],
+)
+def test_draws_have_not_changed(name, sha256):
+    """Another hash is another test set: no result measured before compares with one after."""
+    drawn = DISTORTIONS[name]().draw(16, seeded(0))
+    assert hashlib.sha256(drawn.contiguous().numpy().tobytes()).hexdigest() == sha256
+
+
+def test_draw_normal_is_standard_normal():
+    drawn = draw_normal(1.0, (100_000,), seeded(0)).double().numpy()
+    assert stats.kstest(drawn, stats.norm.cdf).pvalue > 0.01
+    assert drawn.mean() == pytest.approx(0, abs=0.01)
+    assert drawn.std() == pytest.approx(1, abs=0.01)
+    assert stats.skew(drawn) == pytest.approx(0, abs=0.03)
+    assert stats.kurtosis(drawn) == pytest.approx(0, abs=0.06)
+
+
+def test_draw_normal_equals_the_inverse_distribution_function_of_draw_uniform():
+    uniform = torch.rand(1000, generator=seeded(0), dtype=torch.float64).numpy()
+    drawn = draw_normal(2.5, (1000,), seeded(0)).numpy()
+    np.testing.assert_allclose(drawn, 2.5 * stats.norm.ppf(uniform), rtol=1e-6, atol=2.5 * 2**-20)
+
+
+def test_draw_normal_is_finite_at_the_ends_of_the_uniform(monkeypatch):
+    ends = torch.tensor([0.0, 2**-53, 1 - 2**-53], dtype=torch.float64)
+    monkeypatch.setattr(torch, "rand", lambda *args, **kwargs: ends.clone())
+    low, lowest, high = draw_normal(1.0, (3,), seeded(0)).tolist()
+    assert -9 < low == lowest < -8
+    assert 8 < high < 9
+
+
+def test_draw_uniform_reaches_both_ends_of_its_range():
+    drawn = draw_uniform(-3, 5, (10_000,), seeded(0))
+    assert drawn.dtype == torch.float32
+    assert -3 <= drawn.min() < -2.99
+    assert 4.99 < drawn.max() <= 5
+
+
+def test_hash_of_the_draws_depends_on_digits_distortion_and_parameters():
+    digits = Digits(noise_digits(4), torch.arange(4))
+    drawn = Elastic().draw(4, seeded(0))
+    sha256 = draws_sha256(digits, Elastic(), drawn)
+    assert sha256 == draws_sha256(digits, Elastic(), Elastic().draw(4, seeded(0)))
+    others = {
+        draws_sha256(Digits(noise_digits(4, seed=1), digits.labels), Elastic(), drawn),
+        draws_sha256(Digits(digits.images, digits.labels + 1), Elastic(), drawn),
+        draws_sha256(digits, Elastic(canvas_px=30), drawn),
+        draws_sha256(digits, Projection(), drawn),
+        draws_sha256(digits, Elastic(), Elastic().draw(4, seeded(1))),
+    }
+    assert len(others | {sha256}) == 6
+
+
+# Settings.
+
+
+@EVERY_DISTORTION
+def test_unknown_settings_are_refused(distortion):
+    with pytest.raises(ValidationError, match=r"colour\s+Extra inputs are not permitted"):
+        distortion.model_validate({"colour": 1.0})
+
+
+@SCALED
+def test_scales_out_of_order_are_refused(distortion):
+    with pytest.raises(ValidationError, match=r"min_scale 0\.9 is larger than max_scale 0\.8"):
+        distortion(min_scale=0.9, max_scale=0.8)
+    assert distortion(min_scale=0.8, max_scale=0.8).max_scale == 0.8
+
+
+@pytest.mark.parametrize(
+    ("distortion", "setting", "value"),
+    [
+        (Undistorted, "canvas_px", 27),
+        (Undistorted, "canvas_px", 113),
+        (Undistorted, "canvas_px", 28.5),
+        (Rotation, "max_angle_deg", -1.0),
+        (Rotation, "max_angle_deg", 181.0),
+        (Rotation, "max_angle_deg", "90"),
+        (RotationScaleTranslation, "max_shift_px", -0.5),
+        (RotationScaleTranslation, "min_scale", 0.0),
+        (Projection, "corner_std_px", math.nan),
+        (Projection, "corner_std_px", math.inf),
+        (Elastic, "control_std_px", -1.0),
+        (Elastic, "control_side", 1),
+    ],
+)
+def test_settings_outside_their_range_are_refused(distortion, setting, value):
+    with pytest.raises(ValidationError, match=rf"{setting}\s+Input should be"):
+        distortion.model_validate({setting: value})
