@@ -17,7 +17,7 @@ from torch import Tensor
 from stn_train.config import DataSettings
 from stn_train.digits import Digits
 from stn_train.distortions import Distortion, distort, draws_sha256
-from stn_train.errors import DataError
+from stn_train.errors import ConfigError
 from stn_train.font_digits import render_font_digits
 from stn_train.mnist import load_mnist
 
@@ -49,8 +49,8 @@ class DistortedDigits:
         cls, digits: Digits, distortion: Distortion, seed: int, purpose: str, number: int
     ) -> "DistortedDigits":
         """Digits with fresh draws: the ``number``-th for this seed and purpose."""
-        stream = generator(seed, purpose, number)
-        return cls(digits, distortion, distortion.draw(len(digits), stream))
+        generator = torch.Generator().manual_seed(stream_seed(seed, purpose, number))
+        return cls(digits, distortion, distortion.draw(len(digits), generator))
 
     def __len__(self) -> int:
         return len(self.digits)
@@ -66,7 +66,10 @@ class DistortedDigits:
 
 
 def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
-    """The digits that the settings ask for. Raises DataError where they are not to be had."""
+    """The digits that the settings ask for.
+
+    Raises DataError where they are not to be had, ConfigError where validation takes them all.
+    """
     if settings.source == "mnist":
         training, test = load_mnist(data_dir)
     else:
@@ -74,17 +77,19 @@ def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     training, test = training[: settings.training_digits], test[: settings.test_digits]
     kept = len(training) - settings.validation
     if kept < 1:
-        raise DataError(
-            f"data.validation is {settings.validation}, but there are only {len(training)} "
-            "training digits: set it lower, or data.training_digits higher"
+        raise ConfigError(
+            [
+                f"data.validation is {settings.validation}, but there are only {len(training)} "
+                "training digits: set it lower, or data.training_digits higher"
+            ]
         )
     return Splits(training[:kept], training[kept:], test)
 
 
-def generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    """A CPU generator for one purpose, independent of those for other purposes and numbers."""
+def stream_seed(seed: int, purpose: str, number: int) -> int:
+    """A generator's seed for one purpose, independent of those for other purposes and numbers."""
     digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+    return int.from_bytes(digest[:8]) >> 1
 
 
 def validation_set(digits: Digits, distortion: Distortion) -> DistortedDigits:

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from stn_train.atomic import write_json
 from stn_train.checkpoint import Checkpoint, save_checkpoint
 from stn_train.config import Config
-from stn_train.data import DistortedDigits, Splits, generator, validation_set
+from stn_train.data import DistortedDigits, Splits, stream_seed, validation_set
 from stn_train.environment import describe_environment
 from stn_train.errors import DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
@@ -167,7 +167,8 @@ class Training:
     def draw_pass(self, passed: int) -> tuple[Tensor, DistortedDigits]:
         """The order (N,) of the digits in a pass, and their distortions."""
         config, digits = self.config, self.splits.training
-        order = torch.randperm(len(digits), generator=generator(config.seed, "order", passed))
+        shuffle = torch.Generator().manual_seed(stream_seed(config.seed, "order", passed))
+        order = torch.randperm(len(digits), generator=shuffle)
         number = passed if config.train.fresh_distortions else 0
         drawn = DistortedDigits.drawn(digits, config.distort, config.seed, "training", number)
         return order, drawn
@@ -177,7 +178,7 @@ class Training:
         settings = self.config.train
         self.model.train()
         # Dropout, the only user of the global generators, then depends on seed and step alone.
-        torch.manual_seed(generator(self.config.seed, "step", self.step).initial_seed())
+        torch.manual_seed(stream_seed(self.config.seed, "step", self.step))
         loss = F.cross_entropy(self.model(images), labels, label_smoothing=settings.label_smoothing)
         # Asking a GPU would wait for it; there the meter asks at the next logging point.
         if self.device.type == "cpu" and not loss.isfinite():
