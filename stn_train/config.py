@@ -16,8 +16,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
 from stn_train.transforms import TRANSFORMS
+
+SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
+"""The smallest side, in pixels, that leaves a backbone's last layer a pixel to look at."""
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -71,17 +75,6 @@ class ModelSettings(Settings):
     """Average pooling of the transformer's output before the classifier; null for 2 where the
     input is larger than 28 px (the paper's RTS), else 1."""
 
-    @model_validator(mode="after")
-    def _pool_divides_output(self) -> Self:
-        output_px, pool = self.st_output_px, self.st_pool
-        if output_px is not None and pool is not None and output_px % pool:
-            raise PydanticCustomError(
-                "pool",
-                "st_output_px {o} is not a multiple of st_pool {p}",
-                {"o": output_px, "p": pool},
-            )
-        return self
-
 
 class TrainSettings(Settings):
     """How the weights are found."""
@@ -99,8 +92,8 @@ class TrainSettings(Settings):
     localisation_learning_rate_scale: Annotated[float, Field(ge=0)] = 1.0
     """The localisation network's learning rate, as a multiple of learning_rate."""
     momentum: Fraction = 0.9
-    """SGD's momentum. The paper does not state it; without it the recipe does not converge in
-    150,000 steps."""
+    """SGD's momentum. The paper does not state it; without it its schedule ends far above its
+    errors."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty (sgd) or decoupled weight decay (adamw)."""
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
@@ -180,6 +173,28 @@ class Config(Settings):
         distortion = DISTORTIONS.get(info.data.get("distortion", ""))
         # A wrong name has been reported; its parameters cannot be judged.
         return Undistorted() if distortion is None else distortion.model_validate(value)
+
+    @model_validator(mode="after")
+    def _classifier_sees_enough(self) -> Self:
+        pool, sampled_px, least_px = self.st_pool, self.st_output_px, SMALLEST_INPUT[self.backbone]
+        if sampled_px % pool or sampled_px // pool < least_px:
+            raise PydanticCustomError(
+                "st_output_px",
+                "model.st_output_px is {sampled_px}; with the pooling by {pool} it must be a "
+                "multiple of {pool}, at least {least_px}",
+                {"sampled_px": sampled_px, "pool": pool, "least_px": least_px * pool},
+            )
+        return self
+
+    @property
+    def st_pool(self) -> int:
+        """How far the transformer's output is pooled: section 4.1 pools RTS by 2."""
+        return self.model.st_pool or (2 if self.distort.canvas_px > SIDE else 1)
+
+    @property
+    def st_output_px(self) -> int:
+        """Side of the image that the transformer samples."""
+        return self.model.st_output_px or self.st_pool * SIDE
 
     @property
     def cell(self) -> str:

@@ -25,5 +25,6 @@ class SingleChannelConv2d(nn.Conv2d):
         side = self.kernel_size[1]
         columns = input.squeeze(1).unfold(2, side, 1).permute(0, 3, 1, 2)  # (B, K, H, W - K + 1)
         columns = columns.contiguous(memory_format=torch.channels_last)
-        weight = self.weight.squeeze(1).transpose(1, 2).unsqueeze(3)  # (F, K, K, 1)
+        # Contiguous: without oneDNN torch cannot differentiate with respect to a strided weight.
+        weight = self.weight.squeeze(1).transpose(1, 2).unsqueeze(3).contiguous()  # (F, K, K, 1)
         return F.conv2d(columns, weight, self.bias)

@@ -13,6 +13,7 @@ To add one: write a `Distortion` and name it in DISTORTIONS. Its fields become t
 config's `distort` section.
 """
 
+import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -98,7 +99,7 @@ def draws_sha256(digits: Digits, distortion: Distortion, parameters: Tensor) -> 
 
 
 def draw_uniform(low: float, high: float, size: tuple[int, ...], generator: Generator) -> Tensor:
-    """Uniform in [low, high), float32, the same bits on every machine."""
+    """Uniform between low and high, rounded to float32, the same bits on every machine."""
     unit = torch.rand(size, generator=generator, dtype=torch.float64)
     return (low + (high - low) * unit).float()
 
@@ -247,12 +248,18 @@ class Elastic(ScaledDistortion):
         the displaced control points.
         """
         scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, self.control_side**2, 2)
-        control = control_grid(self.control_side) * (self.canvas_px / SIDE)  # (K, 2)
-        solver = thin_plate_solver(control).to(points)
-        control = control.to(points)
-        basis = thin_plate_basis(points, control, solver)  # (N, K)
-        read_from = (control + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
+        edge = self.canvas_px / SIDE
+        control, solver = (part.to(points) for part in elastic_system(self.control_side))
+        basis = thin_plate_basis(points / edge, control, solver)  # (N, K)
+        read_from = (control * edge + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
         return torch.matmul(basis, read_from)  # (B, N, 2)
+
+
+@functools.cache
+def elastic_system(side: int) -> tuple[Tensor, Tensor]:
+    """Control points (K, 2) over [-1, 1]^2 and their spline's solver (K + 3, K), solved once."""
+    control = control_grid(side)
+    return control, thin_plate_solver(control)
 
 
 def similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

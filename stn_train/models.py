@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stn_train.config import Config, ModelSettings
 from stn_train.convolution import SingleChannelConv2d
-from stn_train.digits import CLASSES, SIDE
+from stn_train.digits import CLASSES
 from stn_train.spatial_transformer import SpatialTransformer, Warp
 from stn_train.transforms import TRANSFORMS
 
@@ -158,9 +158,7 @@ def build_model(config: Config) -> DigitClassifier:
     build_backbone = BACKBONES[config.backbone]
     if config.transform == "none":
         return DigitClassifier(build_backbone(image_px, image_px, settings).classifier, None)
-    # Section 4.1: on RTS the output of the transformer is average-pooled by 2.
-    pool = settings.st_pool or (2 if image_px > SIDE else 1)
-    sampled_px = settings.st_output_px or pool * SIDE
+    pool, sampled_px = config.st_pool, config.st_output_px
     backbone = build_backbone(image_px, sampled_px // pool, settings)
     transformer = SpatialTransformer(
         backbone.localisation,

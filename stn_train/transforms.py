@@ -97,7 +97,8 @@ class TPSGrid(TransformGrid):
         """See `TransformGrid.map_points`."""
         control, solver = self.control.to(points), self.solver.to(points)
         basis = thin_plate_basis(points, control, solver)  # (N, K)
-        return torch.matmul(basis, theta.view(-1, len(control), 2))  # (B, N, 2)
+        # A spline through displacements of zero is zero: the identity is exact.
+        return points + torch.matmul(basis, theta.view(-1, len(control), 2) - control)  # (B, N, 2)
 
 
 TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {

@@ -7,6 +7,7 @@ import yaml
 
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.models import build_model
+from stn_train.published import TABLE_1
 from stn_train.run_directory import RunDirectory
 
 DISTORTIONS = {"r": "R", "rts": "RTS", "p": "P", "e": "E"}
@@ -87,6 +88,7 @@ def test_published_error_in_the_head_is_the_papers(name):
     model = backbone if transform == "none" else f"ST-{backbone} {transform}"
     published = dict(zip(DISTORTIONS.values(), PAPER[model].split(), strict=True))
     assert f"# Paper (Table 1): {published[distortion]} % test error." in lines(name)
+    assert TABLE_1[distortion, backbone, transform] == float(published[distortion])
 
 
 def test_paper_config_is_the_papers_schedule():

@@ -119,7 +119,7 @@ def slowly_distorted(image, canvas, read):
         (Undistorted(), read_undistorted),
         (Undistorted(canvas_px=33), read_undistorted),
     ],
-    ids=repr,
+    ids=lambda value: value.__name__ if callable(value) else repr(value),
 )
 def test_distort_equals_pixel_by_pixel_version(distortion, reference):
     images, parameters = noise_digits(3), distortion.draw(3, seeded(1))

@@ -102,6 +102,16 @@ def test_at_the_start_gradients_reach_the_regression_and_the_input(transform):
 
 
 @EVERY_TRANSFORM
+def test_gradcheck_of_the_maps_by_way_of_the_sampler_and_of_theta(transform):
+    transformer = SpatialTransformer(convolutional(2), FEATURES, transform(), (3, 4)).double()
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 2, 5, 8, dtype=torch.float64, requires_grad=True)
+    pixels = ((transformer.warp(maps).grid + 1) * torch.tensor([8, 5]) - 1) / 2
+    assert (pixels - pixels.round()).abs().min() > 1e-4  # away from the kinks
+    assert torch.autograd.gradcheck(transformer, maps)
+
+
+@EVERY_TRANSFORM
 def test_after_one_step_gradients_reach_every_localisation_parameter(transform):
     transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
     maps = torch.rand(2, 3, 5, 8)

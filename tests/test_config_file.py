@@ -1,0 +1,280 @@
+import pytest
+
+from stn_train.config import Config
+from stn_train.config_file import MAX_CONFIG_BYTES, find_config, load_config, shipped_configs
+from stn_train.errors import ConfigError
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Load a config from text; the file is c.yaml in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(text: str | bytes, *overrides: str) -> Config:
+        content = text.encode() if isinstance(text, str) else text
+        (tmp_path / "c.yaml").write_bytes(content)
+        return load_config("c.yaml", overrides)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """The problems of a config that must have some."""
+
+    def problems(text: str | bytes, *overrides: str) -> list[str]:
+        with pytest.raises(ConfigError) as caught:
+            load(text, *overrides)
+        return caught.value.problems
+
+    return problems
+
+
+MANY_MISTAKES = """\
+distorton: R
+transform: affine
+seed: -1
+recipe: 5
+data: 5
+train:
+  learing_rate: 0.1
+  learning_rate: 1e-4
+  epochs: five
+  epochs: 3
+  momentum: 2
+  batch_size: 2.5
+  fresh_distortions: maybe
+model:
+  hidden: 0
+distort:
+  max_angle: 10.0
+"""
+
+
+def test_all_mistakes_are_told_at_once_with_their_lines(problems):
+    told = problems(MANY_MISTAKES, "evaluate.draws=0")
+    assert set(told) == {
+        "c.yaml:1: unknown key distorton (did you mean distortion?)",
+        "c.yaml:2: transform is 'affine'; it can be Aff, Proj, TPS, none (did you mean Aff?)",
+        "c.yaml:3: seed is -1; it must be at least 0",
+        "c.yaml:4: recipe is 5; it can be 'default' or 'paper'",
+        "c.yaml:5: data is 5; it must be a section of `key: value` lines",
+        "c.yaml:7: unknown key train.learing_rate (did you mean learning_rate?)",
+        "c.yaml:8: train.learning_rate is '1e-4'; it must be a number "
+        "(YAML reads 1e-4 as text: write 0.0001)",
+        "c.yaml:10: train.epochs is given twice, first in line 9",
+        "c.yaml:11: train.momentum is 2; it must be less than 1",
+        "c.yaml:12: train.batch_size is 2.5; it must be a whole number",
+        "c.yaml:13: train.fresh_distortions is 'maybe'; it must be true or false",
+        "c.yaml:15: model.hidden is 0; it must be at least 1",
+        "c.yaml:17: unknown key distort.max_angle (did you mean max_angle_deg?)",
+        "--set evaluate.draws=0: evaluate.draws is 0; it must be at least 1",
+    }
+    assert len(told) == 14
+
+
+def test_an_error_is_one_line_a_problem(load):
+    with pytest.raises(ConfigError) as caught:
+        load(MANY_MISTAKES)
+    assert str(caught.value).splitlines() == caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train:\n  nesterov: true\n", "c.yaml:2: unknown key train.nesterov; known here: epochs"),
+        ("transform: no\n", "c.yaml:1: transform is False; it can be Aff, Proj, TPS, none"),
+        ("seed: true\n", "c.yaml:1: seed is True; it must be a whole number"),
+        ("seed: 2020-01-01\n", "c.yaml:1: seed is .*; it must be a whole number"),
+        ("model: {filters: 64}\n", r"c.yaml:1: model.filters is 64; it must be a list, such as"),
+        ("model: {filters: [a, 3]}\n", "c.yaml:1: model.filters is 'a'; it must be a whole number"),
+        ("train: {step_at: [2]}\n", "c.yaml:1: train.step_at is 2; it must be less than 1"),
+        ("train: {learning_rate: .inf}\n", "train.learning_rate is inf; it must be a finite"),
+        ("train: {learning_rate: 0}\n", "train.learning_rate is 0; it must be more than 0"),
+        ("train: {batch_size: 60001}\n", "train.batch_size is 60001; it must be at most 60000"),
+        ("\n\ntrain: {epochs: 1, steps: 1}\n", "c.yaml:3: train: give either epochs or steps"),
+        ("distort: {min_scale: 1.3}\n", "min_scale 1.3 is larger than max_scale 1.2"),
+        ("model: {st_output_px: 5, st_pool: 2}\n", "st_output_px 5 is not a multiple of st_pool 2"),
+        ("distortion: R\ndistort: {max_shift_px: 1.0}\n", "c.yaml:2: unknown key distort.max_shif"),
+        ("distortion: [R]\ndistort: {a: 1}\n", "c.yaml:1: distortion is ..R..; it can be R, RTS"),
+        ("seed: 1\nseed: 1\n", "c.yaml:2: seed is given twice, first in line 1"),
+        ("yes: 1\n", "c.yaml:1: a key must be a plain word, got yes"),
+        ("train: {1: 2}\n", "c.yaml:1: a key must be a plain word, got 1"),
+        ("<<: {seed: 3}\n", "c.yaml:1: a key must be a plain word, got <<"),
+    ],
+)
+def test_a_mistake_is_told_with_what_would_be_right(problems, text, told):
+    with pytest.raises(ConfigError, match=told):
+        raise ConfigError(problems(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train:\n  epochs: [1\nseed: 2\n", "c.yaml:3: not valid YAML: expected ',' or ']'"),
+        ("seed: 1\n\tepochs: 1\n", "c.yaml:2: not valid YAML: found character"),
+        ("seed: 1\n---\nseed: 2\n", "c.yaml:2: not valid YAML: but found another document"),
+        ("seed: &a 1\nother: *a\n", "c.yaml: aliases"),
+        ("? [a, b]\n: c\n", "c.yaml:1: not valid YAML: found unhashable key"),
+        ("seed: 2020-99-01\n", "c.yaml: not valid YAML: month must be in 1..12"),
+        (b"seed: \x00", "c.yaml: not valid YAML: unacceptable character"),
+        (b"\xff\xfe", "c.yaml: cannot be read: 'utf-8' codec"),
+        ("[" * 900 + "]" * 900, "c.yaml: nested too deeply"),
+        ("{a: " * 900 + "1" + "}" * 900, "c.yaml: nested too deeply"),
+        ("- seed\n- 3\n", "c.yaml:1: a config is a list of `key: value` lines"),
+        ("hello", "c.yaml:1: a config is a list of `key: value` lines"),
+        ("#" * (MAX_CONFIG_BYTES + 1), "c.yaml: larger than 100,000 bytes: not a config"),
+    ],
+)
+def test_what_is_not_a_config_is_told_with_its_line(problems, text, told):
+    (problem,) = problems(text)
+    assert told in problem
+
+
+@pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir ['made']", "python/name:os.mkdir"])
+def test_yaml_runs_no_python(problems, tmp_path, tag):
+    (problem,) = problems(f"seed: !!{tag}\n")
+    assert problem.startswith("c.yaml:1: not valid YAML: could not determine a constructor")
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing\n"])
+def test_empty_file_is_the_default(load, text):
+    assert load(text).as_dict() == load("recipe: default\n").as_dict()
+
+
+def test_windows_file_is_read(load):
+    assert load(b"\xef\xbb\xbfseed: 3\r\ntrain:\r\n  epochs: 2\r\n").seed == 3
+
+
+# Names.
+
+
+def test_suffix_is_optional_and_bare_names_are_found_in_the_package(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shipped = next(path for path in shipped_configs() if path.name == "rts_cnn.yaml")
+    assert find_config("rts_cnn") == find_config("rts_cnn.yaml") == shipped
+
+
+def test_working_directory_comes_before_the_package(load, tmp_path):
+    load("")
+    (tmp_path / "rts_cnn.yaml").write_text("seed: 77\n")
+    assert load_config("rts_cnn").seed == 77
+
+
+def test_path_is_taken_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.yaml").write_text("seed: 78\n")
+    assert load_config("mine/own").seed == load_config(f"{tmp_path}/mine/own.yaml").seed == 78
+    with pytest.raises(ConfigError, match=r"no config mine/rts_cnn\.yaml"):
+        load_config("mine/rts_cnn.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("rts_afine", r"no config rts_afine in .* \(did you mean rts_affine\.yaml\?\); --list-conf"),
+        ("R_CNN.yaml", r"\(did you mean r_cnn\.yaml\?\)"),
+        ("qqqqqqqq", r"no config qqqqqqqq in .*; --list-configs shows them all"),
+        ("", "--config is empty"),
+        (".", "no config ."),
+        ("a" * 300, "File name too long|no config"),
+        ("a\0b", "no config|null"),
+    ],
+)
+def test_missing_config_is_told_with_the_nearest_name(name, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=told):
+        load_config(name)
+
+
+# Overrides.
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("train.epochs=5", "train", "epochs", 5),
+        ("train.learning_rate=1e-4", "train", "learning_rate", 1e-4),
+        ("train.learning_rate=.5", "train", "learning_rate", 0.5),
+        (" train.epochs = 5", "train", "epochs", 5),
+        ("train.fresh_distortions=false", "train", "fresh_distortions", False),
+        ("train.max_gradient_norm=null", "train", "max_gradient_norm", None),
+        ("model.filters=[8, 9]", "model", "filters", (8, 9)),
+        ("data.source=embedded", "data", "source", "embedded"),
+        ("distort.max_angle_deg=1e1", "distort", "max_angle_deg", 10.0),
+    ],
+)
+def test_override_takes_the_place_of_a_setting(load, override, section, key, value):
+    text = "distortion: R\ntrain: {learning_rate: 0.1}\n"
+    assert getattr(getattr(load(text, override), section), key) == value
+
+
+def test_last_override_wins_and_others_stay(load):
+    config = load("seed: 1\ntrain: {epochs: 3, log_every: 9}\n", "seed=2", "train.epochs=4", "seed=3")
+    assert (config.seed, config.train.epochs, config.train.log_every) == (3, 4, 9)
+
+
+def test_override_of_the_distortion_changes_its_parameters(load):
+    assert load("distortion: R\n", "distortion=RTS").distort.canvas_px == 42
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "train..epochs=3", ".seed=3", "train.=3", ""])
+def test_malformed_override_is_told_with_the_right_form(problems, override):
+    (problem,) = problems("", override)
+    assert problem == (
+        f"--set {override}: write it as section.key=value, for example train.epochs=5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.epochs=[1", "'[1' is not a value YAML can read"),
+        ("seed=!!python/name:os.system", "is not a value YAML can read"),
+        ("train.epoch=3", "unknown key train.epoch (did you mean epochs?)"),
+        ("train.learning_rate=fast", "train.learning_rate is 'fast'; it must be a number"),
+        ("train.learning_rate=nan", "train.learning_rate is 'nan'; it must be a number"),
+        ("distortion=RST", "distortion is 'RST'; it can be R, RTS, P, E, none (did you mean RTS?)"),
+        ("train=", "train is None; it must be a section of `key: value` lines"),
+        ("seed.x=3", "seed is {'x': 3}; it must be a whole number"),
+        ("foo.bar=3", "unknown key foo; known here: distortion, backbone"),
+        ("Train.epochs=3", "unknown key Train (did you mean train?)"),
+    ],
+)
+def test_mistake_in_an_override_names_the_override(problems, override, told):
+    (problem,) = problems("seed: 1\n", override)
+    assert problem.startswith(f"--set {override}: ")
+    assert told in problem
+
+
+def test_self_referring_override_is_refused(problems):
+    assert problems("", "model.filters=&a [*a, *a]")
+
+
+# Advice that can be followed.
+
+
+@pytest.mark.parametrize("filters", ["[64]", "[1, 2, 3]", "[]"])
+def test_list_of_the_wrong_length_is_told_how_long_it_must_be(problems, filters):
+    told = problems(f"model: {{filters: {filters}}}\n")
+    assert len(told) == 1
+    assert "a list of 2" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "text", "advice"),
+    [("train", "batch_size", "1e2", "100"), ("train", "learning_rate", "1e-3", "0.001")],
+)
+def test_number_that_yaml_reads_as_text_is_told_in_a_form_that_works(
+    load, problems, section, key, text, advice
+):
+    (problem,) = problems(f"{section}: {{{key}: {text}}}\n")
+    assert problem.endswith(f"(YAML reads {text} as text: write {advice})")
+    assert getattr(getattr(load(f"{section}: {{{key}: {advice}}}\n"), section), key) == float(advice)
+
+
+def test_bound_is_told_in_full(problems):
+    (problem,) = problems(f"seed: {2**63}\n")
+    assert str(2**63 - 1) in problem or problem.endswith(f"less than {2**63}")

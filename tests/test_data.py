@@ -1,0 +1,145 @@
+import pytest
+import torch
+
+from stn_train.config import DataSettings
+from stn_train.data import DistortedDigits, load_splits, validation_set
+from stn_train.data import test_set as fixed_test_set
+from stn_train.digits import Digits
+from stn_train.distortions import DISTORTIONS, distort
+from stn_train.errors import ConfigError
+
+RTS_DRAW_0_SHA256 = "deb34783199e5831ea16b9bc7c0454f72926466f729dbfae787815039679be1a"
+"""The test set of every RTS number in the README. It may change only with the distortion."""
+
+
+def settings(**changes) -> DataSettings:
+    return DataSettings.model_validate({"source": "embedded", "validation": 100, **changes})
+
+
+def same(one: Digits, other: Digits) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def test_validation_is_the_end_of_the_training_digits():
+    everything = load_splits(settings(validation=0))
+    split = load_splits(settings(validation=1000))
+    assert same(split.training, everything.training[:-1000])
+    assert same(split.validation, everything.training[-1000:])
+    assert same(split.test, everything.test)
+
+
+def test_no_validation_leaves_all_digits_for_training():
+    split = load_splits(settings(validation=0))
+    assert [len(part) for part in split] == [8000, 0, 2000]
+
+
+def test_smaller_sets_are_the_first_digits():
+    everything = load_splits(settings(validation=0))
+    split = load_splits(settings(training_digits=300, test_digits=50))
+    assert [len(part) for part in split] == [200, 100, 50]
+    assert same(split.training, everything.training[:200])
+    assert same(split.validation, everything.training[200:300])
+    assert same(split.test, everything.test[:50])
+
+
+@pytest.mark.parametrize("validation", [300, 301, 10**9])
+def test_validation_must_leave_digits_to_train_on(validation):
+    told = f"data.validation is {validation}, but there are only 300 training digits"
+    with pytest.raises(ConfigError, match=told):
+        load_splits(settings(training_digits=300, validation=validation))
+
+
+def test_one_training_digit_is_enough():
+    split = load_splits(settings(training_digits=101, validation=100))
+    assert [len(part) for part in split] == [1, 100, 2000]
+
+
+def test_real_mnist_is_split_55000_5000_10000(real_mnist, monkeypatch):
+    monkeypatch.setattr("stn_train.data.load_mnist", lambda data_dir: real_mnist)
+    split = load_splits(DataSettings())
+    assert [len(part) for part in split] == [55_000, 5_000, 10_000]
+
+
+# Draws.
+
+
+def test_real_test_set_is_the_one_of_every_published_number(real_mnist):
+    _, test = real_mnist
+    assert fixed_test_set(test, DISTORTIONS["RTS"](), 0).sha256() == RTS_DRAW_0_SHA256
+
+
+@pytest.mark.parametrize("name", DISTORTIONS)
+def test_same_settings_give_the_same_test_set(splits, name):
+    one, other = (fixed_test_set(splits.test, DISTORTIONS[name](), 0) for _ in range(2))
+    assert one.sha256() == other.sha256()
+    assert torch.equal(one.batch(slice(0, 20))[0], other.batch(slice(0, 20))[0])
+
+
+def test_test_set_depends_on_neither_seed_nor_state_of_the_run(splits):
+    torch.manual_seed(1)
+    one = fixed_test_set(splits.test, DISTORTIONS["P"](), 3)
+    torch.manual_seed(2)
+    DistortedDigits.drawn(splits.training, DISTORTIONS["R"](), 5, "training", 0)
+    assert fixed_test_set(splits.test, DISTORTIONS["P"](), 3).sha256() == one.sha256()
+
+
+def test_hash_tells_distortion_parameter_draw_and_digits_apart(splits):
+    rotation = DISTORTIONS["R"]
+    different = [
+        fixed_test_set(splits.test, rotation(), 0),
+        fixed_test_set(splits.test, rotation(), 1),
+        fixed_test_set(splits.test, rotation(max_angle_deg=89.0), 0),
+        fixed_test_set(splits.test, DISTORTIONS["RTS"](), 0),
+        fixed_test_set(splits.test[:-1], rotation(), 0),
+        fixed_test_set(Digits(splits.test.images, 9 - splits.test.labels), rotation(), 0),
+        fixed_test_set(splits.test, DISTORTIONS["none"](), 0),
+        fixed_test_set(splits.test, DISTORTIONS["none"](canvas_px=30), 0),
+    ]
+    hashes = [digits.sha256() for digits in different]
+    assert len(set(hashes)) == len(hashes)
+    assert all(len(value) == 64 for value in hashes)
+
+
+def test_purposes_draws_and_seeds_differ(splits):
+    digits, rotation = splits.test[:100], DISTORTIONS["R"]()
+    parameters = [
+        fixed_test_set(digits, rotation, 0).parameters,
+        fixed_test_set(digits, rotation, 1).parameters,
+        validation_set(digits, rotation).parameters,
+        DistortedDigits.drawn(digits, rotation, 0, "training", 0).parameters,
+        DistortedDigits.drawn(digits, rotation, 0, "training", 1).parameters,
+        DistortedDigits.drawn(digits, rotation, 1, "training", 0).parameters,
+    ]
+    for number, one in enumerate(parameters):
+        for other in parameters[number + 1 :]:
+            assert (one != other).float().mean() > 0.95
+
+
+def test_a_pass_is_drawn_the_same_whatever_was_drawn_before(splits):
+    rotation = DISTORTIONS["RTS"]()
+    for number in range(3):
+        DistortedDigits.drawn(splits.training, rotation, 7, "training", number)
+    later = DistortedDigits.drawn(splits.training, rotation, 7, "training", 5)
+    alone = DistortedDigits.drawn(splits.training, rotation, 7, "training", 5)
+    assert torch.equal(later.parameters, alone.parameters)
+
+
+@pytest.mark.parametrize("name", DISTORTIONS)
+def test_a_digit_is_the_same_in_any_batch(splits, name):
+    distorted = fixed_test_set(splits.test, DISTORTIONS[name](), 0)
+    whole, labels = distorted.batch(slice(None))
+    shuffled = torch.randperm(len(distorted), generator=torch.Generator().manual_seed(0))[:37]
+    part, part_labels = distorted.batch(shuffled)
+    torch.testing.assert_close(part, whole[shuffled], rtol=0, atol=1e-6)
+    assert torch.equal(part_labels, labels[shuffled])
+
+
+def test_a_batch_is_the_digits_distorted_and_their_labels(splits):
+    kind = DISTORTIONS["E"]()
+    distorted = fixed_test_set(splits.test, kind, 0)
+    images, labels = distorted.batch(slice(10, 15))
+    assert (images.shape, images.dtype) == ((5, 1, 28, 28), torch.float32)
+    expected = distort(splits.test.images[10:15], kind, distorted.parameters[10:15])
+    assert torch.equal(images, expected)
+    assert torch.equal(labels, splits.test.labels[10:15])
+    assert 0 <= float(images.min()) < float(images.max()) <= 1
