@@ -6,8 +6,6 @@ The documentation of a field stands under it. Validators check and convert; they
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializeAsAny,
     ValidationInfo,
@@ -18,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
+from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
 
 SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
@@ -27,19 +26,6 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=4096)]
-
-
-class Settings(BaseModel):
-    """A section of the config: frozen, no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        validate_default=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class DataSettings(Settings):

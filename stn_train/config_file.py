@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from stn_train.config import Config
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.recipes import with_recipe
+from stn_train.settings import Settings
 
 MAX_CONFIG_BYTES = 100_000
 """A config is a page of text; anything larger is another file."""
@@ -220,7 +221,7 @@ def known_keys(section: Key, distortion: str) -> list[str]:
     """The keys of a section of the config; those of `distort` depend on the distortion."""
     if section == ("distort",):
         return list(DISTORTIONS[distortion].model_fields)
-    settings: BaseModel = DEFAULTS
+    settings: Settings = DEFAULTS
     for name in section:
         settings = getattr(settings, name)
     return list(type(settings).model_fields)

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 
@@ -35,6 +35,7 @@ from stn_train.geometry import (
     thin_plate_basis,
     thin_plate_solver,
 )
+from stn_train.settings import Settings
 
 PIXEL = 2 / SIDE
 """One pixel in digit coordinates."""
@@ -44,16 +45,8 @@ Pixels = Annotated[float, Field(ge=0, le=SIDE)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
-class Distortion(BaseModel, ABC):
+class Distortion(Settings, ABC):
     """One way to distort digits; its fields are what the paper leaves open or a user may vary."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
     canvas_px: Annotated[int, Field(ge=SIDE, le=4 * SIDE)] = SIDE
     """Side of the distorted image in pixels; the digit starts in its middle."""

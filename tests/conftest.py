@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
         "test_digits": 200,
     },
     "model": {"hidden": 32, "localisation_hidden": 8},
-    "train": {"epochs": 2, "batch_size": 50, "log_every": 5},
+    "train": {"epochs": 2, "batch_size": 50, "learning_rate": 0.01, "log_every": 5},
     "evaluate": {"draws": 2},
 }
 """A run of 20 steps, well under a second."""
@@ -130,5 +130,7 @@ def nowhere(monkeypatch, tmp_path) -> Path:
 def real_mnist():
     """MNIST's training and test digits, if they are on this machine."""
     if mnist.find_raw() is None:
-        pytest.skip(f"MNIST is not on this machine: name its folder in {mnist.ENVIRONMENT_VARIABLE}")
+        pytest.skip(
+            f"MNIST is not on this machine: name its folder in {mnist.ENVIRONMENT_VARIABLE}"
+        )
     return mnist.load_mnist()

@@ -4,7 +4,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from stn_train.config import Config, DataSettings, EvaluateSettings, ModelSettings, TrainSettings
+from stn_train.config import (
+    SMALLEST_INPUT,
+    Config,
+    DataSettings,
+    EvaluateSettings,
+    ModelSettings,
+    TrainSettings,
+)
 from stn_train.config_file import Source, check
 from stn_train.distortions import DISTORTIONS
 from stn_train.models import BACKBONES
@@ -34,6 +41,10 @@ def test_default_is_the_best_cell_of_the_paper_on_mnist():
 @pytest.mark.parametrize("field", ["backbone", "recipe"])
 def test_closed_choices_are_the_keys_of_their_dict(field):
     assert choices(field) == tuple({"backbone": BACKBONES, "recipe": RECIPES}[field])
+
+
+def test_every_backbone_has_a_smallest_input():
+    assert SMALLEST_INPUT.keys() == BACKBONES.keys()
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -93,8 +104,13 @@ def test_parameters_of_a_distortion_are_frozen():
 
 @pytest.mark.parametrize(
     ("train", "epochs", "steps"),
-    [({}, 30, None), ({"epochs": 3}, 3, None), ({"steps": 5}, None, 5)]
-    + [({"epochs": None, "steps": 5}, None, 5), ({"epochs": 3, "steps": None}, 3, None)],
+    [
+        ({}, 30, None),
+        ({"epochs": 3}, 3, None),
+        ({"steps": 5}, None, 5),
+        ({"epochs": None, "steps": 5}, None, 5),
+        ({"epochs": 3, "steps": None}, 3, None),
+    ],
 )
 def test_duration_is_epochs_or_steps(train, epochs, steps):
     settings = TrainSettings.model_validate(train)
@@ -120,7 +136,8 @@ def test_two_durations_or_none_are_refused(train):
         ({"train": {"fresh_distortions": 1}}, "bool_type"),
         ({"train": {"momentum": 1.0}}, "less than 1"),
         ({"model": {"filters": [64, 64, 64]}}, "too_long"),
-        ({"model": {"st_output_px": 43, "st_pool": 2}}, "not a multiple"),
+        ({"model": {"st_output_px": 43, "st_pool": 2}}, "must be a multiple of 2, at least 42"),
+        ({"distortion": "R", "model": {"st_output_px": 20}}, "a multiple of 1, at least 21"),
         ({"evaluate": {"draws": 0}}, "greater than or equal to 1"),
         ({"sed": 1}, "extra_forbidden"),
         ({"distort": {"sed": 1}}, "extra_forbidden"),
@@ -137,9 +154,7 @@ def test_parameters_must_belong_to_the_chosen_distortion():
         Config.model_validate({"distortion": "R", "distort": {"max_shift_px": 3.0}})
 
 
-@pytest.mark.parametrize(
-    ("transform", "cell"), [("none", "FCN on P"), ("TPS", "ST-FCN TPS on P")]
-)
+@pytest.mark.parametrize(("transform", "cell"), [("none", "FCN on P"), ("TPS", "ST-FCN TPS on P")])
 def test_cell_is_named_as_in_the_paper(transform, cell):
     assert checked(distortion="P", backbone="FCN", transform=transform).cell == cell
 

@@ -94,7 +94,7 @@ def test_an_error_is_one_line_a_problem(load):
         ("train: {batch_size: 60001}\n", "train.batch_size is 60001; it must be at most 60000"),
         ("\n\ntrain: {epochs: 1, steps: 1}\n", "c.yaml:3: train: give either epochs or steps"),
         ("distort: {min_scale: 1.3}\n", "min_scale 1.3 is larger than max_scale 1.2"),
-        ("model: {st_output_px: 5, st_pool: 2}\n", "st_output_px 5 is not a multiple of st_pool 2"),
+        ("model: {st_output_px: 5}\n", "c.yaml:1: model.st_output_px is 5; .* a multiple of 2"),
         ("distortion: R\ndistort: {max_shift_px: 1.0}\n", "c.yaml:2: unknown key distort.max_shif"),
         ("distortion: [R]\ndistort: {a: 1}\n", "c.yaml:1: distortion is ..R..; it can be R, RTS"),
         ("seed: 1\nseed: 1\n", "c.yaml:2: seed is given twice, first in line 1"),
@@ -114,13 +114,15 @@ def test_a_mistake_is_told_with_what_would_be_right(problems, text, told):
         ("train:\n  epochs: [1\nseed: 2\n", "c.yaml:3: not valid YAML: expected ',' or ']'"),
         ("seed: 1\n\tepochs: 1\n", "c.yaml:2: not valid YAML: found character"),
         ("seed: 1\n---\nseed: 2\n", "c.yaml:2: not valid YAML: but found another document"),
-        ("seed: &a 1\nother: *a\n", "c.yaml: aliases"),
+        ("seed: &a 1\nother: *a\n", "aliases"),
         ("? [a, b]\n: c\n", "c.yaml:1: not valid YAML: found unhashable key"),
         ("seed: 2020-99-01\n", "c.yaml: not valid YAML: month must be in 1..12"),
+        ("seed: !!bool maybe\n", "not valid YAML"),
+        ("seed: !!timestamp soon\n", "not valid YAML"),
         (b"seed: \x00", "c.yaml: not valid YAML: unacceptable character"),
         (b"\xff\xfe", "c.yaml: cannot be read: 'utf-8' codec"),
-        ("[" * 900 + "]" * 900, "c.yaml: nested too deeply"),
-        ("{a: " * 900 + "1" + "}" * 900, "c.yaml: nested too deeply"),
+        ("[" * 900 + "]" * 900, "nested too deeply"),
+        ("{a: " * 900 + "1" + "}" * 900, "nested too deeply"),
         ("- seed\n- 3\n", "c.yaml:1: a config is a list of `key: value` lines"),
         ("hello", "c.yaml:1: a config is a list of `key: value` lines"),
         ("#" * (MAX_CONFIG_BYTES + 1), "c.yaml: larger than 100,000 bytes: not a config"),
@@ -174,7 +176,10 @@ def test_path_is_taken_as_it_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("rts_afine", r"no config rts_afine in .* \(did you mean rts_affine\.yaml\?\); --list-conf"),
+        (
+            "rts_afine",
+            r"no config rts_afine in .* \(did you mean rts_affine\.yaml\?\); --list-conf",
+        ),
         ("R_CNN.yaml", r"\(did you mean r_cnn\.yaml\?\)"),
         ("qqqqqqqq", r"no config qqqqqqqq in .*; --list-configs shows them all"),
         ("", "--config is empty"),
@@ -212,7 +217,9 @@ def test_override_takes_the_place_of_a_setting(load, override, section, key, val
 
 
 def test_last_override_wins_and_others_stay(load):
-    config = load("seed: 1\ntrain: {epochs: 3, log_every: 9}\n", "seed=2", "train.epochs=4", "seed=3")
+    config = load(
+        "seed: 1\ntrain: {epochs: 3, log_every: 9}\n", "seed=2", "train.epochs=4", "seed=3"
+    )
     assert (config.seed, config.train.epochs, config.train.log_every) == (3, 4, 9)
 
 
@@ -233,6 +240,7 @@ def test_malformed_override_is_told_with_the_right_form(problems, override):
     [
         ("train.epochs=[1", "'[1' is not a value YAML can read"),
         ("seed=!!python/name:os.system", "is not a value YAML can read"),
+        ("seed=!!bool maybe", "is not a value YAML can read"),
         ("train.epoch=3", "unknown key train.epoch (did you mean epochs?)"),
         ("train.learning_rate=fast", "train.learning_rate is 'fast'; it must be a number"),
         ("train.learning_rate=nan", "train.learning_rate is 'nan'; it must be a number"),
@@ -272,7 +280,9 @@ def test_number_that_yaml_reads_as_text_is_told_in_a_form_that_works(
 ):
     (problem,) = problems(f"{section}: {{{key}: {text}}}\n")
     assert problem.endswith(f"(YAML reads {text} as text: write {advice})")
-    assert getattr(getattr(load(f"{section}: {{{key}: {advice}}}\n"), section), key) == float(advice)
+    assert getattr(getattr(load(f"{section}: {{{key}: {advice}}}\n"), section), key) == float(
+        advice
+    )
 
 
 def test_bound_is_told_in_full(problems):

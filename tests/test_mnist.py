@@ -240,7 +240,7 @@ def test_download_leaves_the_four_files_and_nothing_else(mirror, nowhere):
 
 
 def test_a_second_load_downloads_nothing(mirror, nowhere):
-    served, asked = mirror
+    _, asked = mirror
     load_mnist(nowhere / "new")
     load_mnist(nowhere / "new")
     assert len(asked) == 4
@@ -278,7 +278,7 @@ def test_only_https_mirrors_are_asked(mirror, nowhere):
     ids=lambda trouble: type(trouble).__name__,
 )
 def test_failed_download_leaves_no_file(mirror, nowhere, monkeypatch, trouble):
-    served, asked = mirror
+    _, asked = mirror
     good = torchvision.datasets.utils.download_url
 
     def third_fails(url, root, filename, md5):

@@ -1,0 +1,256 @@
+import os
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from stn_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from stn_train.errors import CheckpointError
+from stn_train.run_directory import load_run
+
+
+@pytest.fixture
+def checkpoint(finished) -> Checkpoint:
+    return load_checkpoint(finished.run.last)
+
+
+def test_what_was_saved_is_loaded(checkpoint, finished, tmp_path):
+    save_checkpoint(tmp_path / "copy.pt", checkpoint)
+    loaded = load_checkpoint(tmp_path / "copy.pt")
+    assert (loaded.config, loaded.step, loaded.format) == (finished.config.as_dict(), 20, 1)
+    assert loaded.weights.keys() == checkpoint.weights.keys()
+    for name, tensor in loaded.weights.items():
+        assert torch.equal(tensor, checkpoint.weights[name])
+    assert loaded.training.keys() == {"weights", "optimizer", "schedule", "averaged"}
+
+
+def test_model_of_a_checkpoint_is_the_model_that_was_saved(finished):
+    run = load_run(finished.run.last)
+    assert run.config == finished.config
+    assert not run.model.training
+    images = torch.rand(5, 1, 28, 28)
+    finished.result.model.eval()
+    with torch.inference_mode():
+        assert torch.equal(run.model(images), finished.result.model(images))
+
+
+def test_failed_write_leaves_the_old_checkpoint_and_nothing_else(checkpoint, tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, checkpoint)
+    before = path.read_bytes()
+
+    def disk_full(content, stream):
+        stream.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(path, checkpoint)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]
+
+
+# Damage: each makes a bad file at a path from a good one.
+
+
+def cut(length: int):
+    return lambda good, path: path.write_bytes(good.read_bytes()[:length])
+
+
+def flipped_weight(good: Path, path: Path) -> None:
+    content = bytearray(good.read_bytes())
+    weight = load_checkpoint(good).weights["classifier.1.weight"]
+    content[content.index(weight.numpy().tobytes()) + 1000] ^= 4
+    path.write_bytes(content)
+
+
+def wrong_compression(good: Path, path: Path) -> None:
+    content = bytearray(good.read_bytes())
+    content[content.index(b"PK\1\2") + 10] = zipfile.ZIP_DEFLATED
+    path.write_bytes(content)
+
+
+def replaced_pickle(pickled: bytes):
+    """Another pickle in the archive, with the right checksum."""
+
+    def replace(good: Path, path: Path) -> None:
+        with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+
+    return replace
+
+
+def changed(**changes: object):
+    """Some entries of the content replaced; None removes one."""
+
+    def change(good: Path, path: Path) -> None:
+        content = torch.load(good, weights_only=True) | changes
+        torch.save({key: value for key, value in content.items() if value is not None}, path)
+
+    return change
+
+
+def changed_weight(name: str, value: object):
+    def change(good: Path, path: Path) -> None:
+        content = torch.load(good, weights_only=True)
+        content["weights"][name] = value
+        torch.save(content, path)
+
+    return change
+
+
+def changed_config(**changes: object):
+    def change(good: Path, path: Path) -> None:
+        content = torch.load(good, weights_only=True)
+        content["config"] |= changes
+        torch.save(content, path)
+
+    return change
+
+
+WEIGHT = "classifier.1.weight"  # (32, 784)
+
+DAMAGES = {
+    "empty": cut(0),
+    "one byte": cut(1),
+    "100 bytes": cut(100),
+    "half": cut(60_000),
+    "last byte missing": cut(-1),
+    "end missing": cut(-100),
+    "flipped bit in a weight": flipped_weight,
+    "wrong compression method": wrong_compression,
+    "text": lambda good, path: path.write_text("not a checkpoint\n" * 100),
+    "picture": lambda good, path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000)),
+    "folder in its place": lambda good, path: (path / "last.pt").mkdir(parents=True),
+    "other zip": lambda good, path: zipfile.ZipFile(path, "w").close(),
+    "plain pickle": lambda good, path: path.write_bytes(pickle.dumps({"format": 1})),
+    "pickle: empty": replaced_pickle(b""),
+    "pickle: cut in a number": replaced_pickle(b"\x80\x02J\x01"),
+    "pickle: empty stack": replaced_pickle(b"\x80\x02s."),
+    "pickle: unhashable key": replaced_pickle(b"\x80\x02}]K\x01s."),
+    "pickle: storage is a number": replaced_pickle(b"\x80\x02K\x01Q."),
+    "pickle: unknown opcode": replaced_pickle(b"\x80\x02\xff."),
+    "a tensor": lambda good, path: torch.save(torch.zeros(3), path),
+    "a state_dict": lambda good, path: torch.save({WEIGHT: torch.zeros(32, 784)}, path),
+    "future format": changed(format=2),
+    "no format": changed(format=None),
+    "no weights": changed(weights=None),
+    "unknown entry": changed(surprise=1),
+    "step is text": changed(step="many"),
+    "weights are text": changed(weights="heavy"),
+    "weights are a list": changed(weights=[torch.zeros(3)]),
+    "config is text": changed(config="R"),
+    "config is a list": changed(config=[1]),
+    "config has a numbered key": changed(config={1: 2}),
+    "config is not valid": changed_config(backbone="RNN"),
+    "config has an unknown section": changed_config(surprise={"a": 1}),
+    "config is another model's": changed_config(backbone="CNN"),
+    "config is another size's": changed_config(distortion="RTS", distort={}),
+    "weight is not finite": changed_weight(WEIGHT, torch.full((32, 784), torch.nan)),
+    "weight has another shape": changed_weight(WEIGHT, torch.zeros(32, 785)),
+    "weight is text": changed_weight(WEIGHT, "heavy"),
+    "weight is unknown": changed_weight("classifier.9.weight", torch.zeros(3)),
+    "weight has a number for a name": changed_weight(5, torch.zeros(3)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_told_in_one_line(damage, finished, tmp_path, command):
+    path = tmp_path / "bad.pt"
+    DAMAGES[damage](finished.run.last, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_run(path)
+    told = str(caught.value)
+    assert str(path) in told
+    assert "\n" not in told
+    result = command("stn-eval", path)
+    assert result.exit_code == 4
+    assert result.stderr.splitlines() == [f"error: {told}"]
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("flipped bit in a weight", "is damaged: wrong checksum in"),
+        ("text", "is not a checkpoint of stn_train"),
+        ("future format", "is not a checkpoint of stn_train, format 1"),
+        ("config is not valid", "holds a config that is not valid: .*backbone is 'RNN'"),
+        ("config has a numbered key", "holds a config that is not valid: .*[Kk]eys? "),
+        ("weight is not finite", "a weight is not a finite number"),
+        ("weight has another shape", "the weights do not fit the model: .*size mismatch"),
+        ("weight is unknown", r"Unexpected key\(s\) in state_dict: .classifier\.9\.weight"),
+    ],
+)
+def test_damage_is_told_as_what_it_is(damage, told, finished, tmp_path):
+    path = tmp_path / "bad.pt"
+    DAMAGES[damage](finished.run.last, path)
+    with pytest.raises(CheckpointError, match=told):
+        load_run(path)
+
+
+@pytest.mark.parametrize("name", ["nothing.pt", "nothing", "no/such/folder/last.pt"])
+def test_checkpoint_that_is_not_there_is_told(name, tmp_path, command):
+    result = command("stn-eval", tmp_path / name)
+    assert result.exit_code == 4
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_run_directory_without_a_checkpoint_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"last\.pt does not exist"):
+        load_run(tmp_path)
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("where", ["in an entry", "legacy file", "plain pickle"])
+def test_checkpoint_runs_no_code(where, finished, tmp_path):
+    path, made = tmp_path / "evil.pt", tmp_path / "made"
+    content = torch.load(finished.run.last, weights_only=True) | {"step": Evil(made)}
+    if where == "plain pickle":
+        path.write_bytes(pickle.dumps(content["step"]))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=where == "in an entry")
+    with pytest.raises(CheckpointError, match="is not a checkpoint of stn_train"):
+        load_run(path)
+    assert not made.exists()
+
+
+def test_evil_would_have_worked(tmp_path):
+    pickle.loads(pickle.dumps(Evil(tmp_path / "made")))
+    assert (tmp_path / "made").is_dir()
+
+
+def test_damage_anywhere_is_noticed_or_harmless(finished, tmp_path):
+    good = finished.run.last.read_bytes()
+    expected = load_run(finished.run.last).model.state_dict()
+    path = tmp_path / "bad.pt"
+    chosen = torch.randint(len(good), (150,), generator=torch.Generator().manual_seed(0))
+    for position in chosen.tolist():
+        path.write_bytes(good[:position] + bytes([good[position] ^ 16]) + good[position + 1 :])
+        try:
+            loaded = load_run(path).model.state_dict()
+        except CheckpointError:
+            continue
+        assert all(torch.equal(loaded[name], value) for name, value in expected.items())
+
+
+def test_warnings_of_strange_files_are_not_shown(tmp_path):
+    torch.save({"format": 1}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        with pytest.raises(CheckpointError):
+            load_checkpoint(tmp_path / "old.pt")
+    assert shown == []

@@ -1,0 +1,108 @@
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from stn_train import environment
+from stn_train.environment import choose_device, commit, describe_environment, source_sha256
+from stn_train.errors import ConfigError
+
+
+@pytest.fixture
+def available(monkeypatch):
+    """Say which accelerators there are."""
+
+    def available(*names: str) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in names)
+
+    return available
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [([], "cpu"), (["mps"], "mps"), (["cuda"], "cuda"), (["cuda", "mps"], "cuda")],
+)
+def test_auto_is_the_best_there_is(available, there, chosen):
+    available(*there)
+    assert choose_device("auto").type == chosen
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_named_device_is_taken(available, name):
+    available("cuda")
+    assert choose_device(name).type == name
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_device_that_is_not_there_is_told(available, name):
+    available()
+    with pytest.raises(ConfigError, match=f"--device {name}: .* there is auto, cpu$"):
+        choose_device(name)
+
+
+def test_environment_is_plain_data_with_what_a_result_must_state():
+    described = describe_environment(torch.device("cpu"))
+    assert json.loads(json.dumps(described)) == described
+    stated = {"stn_train", "commit", "source_sha256", "python", "torch", "torchvision"}
+    assert stated | {"device", "hardware", "threads", "command"} <= described.keys()
+    assert described["device"] == "cpu"
+    assert described["hardware"]
+    assert described["threads"] == torch.get_num_threads()
+
+
+def test_source_hash_tells_a_changed_module(monkeypatch, tmp_path):
+    (tmp_path / "module.py").write_text("a = 1\n")
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path)
+    before = source_sha256()
+    (tmp_path / "_version.py").write_text("version = 2\n")
+    (tmp_path / "notes.txt").write_text("")
+    assert source_sha256() == before
+    (tmp_path / "module.py").write_text("a = 2\n")
+    assert source_sha256() != before
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_commit_of_a_checkout_says_whether_it_was_changed(monkeypatch, tmp_path):
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(
+            ["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    package = tmp_path / "stn_train"
+    package.mkdir()
+    (package / "module.py").write_text("a = 1\n")
+    monkeypatch.setattr(environment, "PACKAGE", package)
+    git("init")
+    assert commit("0.1") is None  # no commit yet
+    git("add", ".")
+    git("commit", "-m", "first")
+    git("tag", "v1")
+    assert commit("0.1") == git("rev-parse", "HEAD")
+    (package / "module.py").write_text("a = 2\n")
+    assert commit("0.1") == git("rev-parse", "HEAD") + "-dirty"
+
+
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        ("0.1.dev7+g1a2b3c4", "1a2b3c4"),
+        ("0.1.dev7+g1a2b3c4.d20260101", "1a2b3c4"),
+        ("1.0", None),
+        ("1.0+d20260101", None),  # a changed checkout of a tag: the date is not a commit
+        ("not installed", None),
+    ],
+)
+def test_commit_of_an_installation_is_the_versions(version, named, monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path / "stn_train")
+    assert commit(version) == named
+
+
+def test_commit_here_is_hexadecimal_or_unknown():
+    named = describe_environment(torch.device("cpu"))["commit"]
+    assert named is None or re.fullmatch(r"[0-9a-f]{7,40}(-dirty)?", named)

@@ -1,0 +1,101 @@
+import json
+
+import pytest
+import torch
+import yaml
+
+from stn_train.config_file import load_config
+from stn_train.errors import CheckpointError, RunDirectoryError
+from stn_train.run_directory import RunDirectory, load_run
+
+
+def test_claim_makes_the_folder_and_those_above_it(tmp_path):
+    run = RunDirectory.claim(tmp_path / "a" / "b" / "run")
+    assert run.path.is_dir()
+    assert run.last.parent == run.path
+
+
+def test_empty_folder_can_be_claimed(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert RunDirectory.claim(tmp_path / "run").path == tmp_path / "run"
+
+
+def test_folder_with_something_in_it_is_never_touched(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    with pytest.raises(RunDirectoryError, match=r"run exists already; name another .* --out"):
+        RunDirectory.claim(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(RunDirectoryError, match="exists already"):
+        RunDirectory.claim(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_default_names_are_numbered(tmp_path):
+    names = []
+    for _ in range(3):
+        run = RunDirectory.claim_next(tmp_path / "runs", "r_cnn-seed1")
+        run.log({"step": 1})
+        names.append(run.path.name)
+    assert names == ["r_cnn-seed1", "r_cnn-seed1-2", "r_cnn-seed1-3"]
+
+
+def test_finished_run_has_its_files_and_no_others(finished):
+    names = {path.name for path in finished.run.path.iterdir()}
+    files = {"config.yaml", "environment.json", "metrics.jsonl", "last.pt", "best.pt"}
+    assert names == files | {"result.json"}
+
+
+def test_config_of_a_run_can_be_trained_again(finished):
+    assert load_config(str(finished.run.config)) == finished.config
+
+
+def test_config_of_a_run_states_the_defaults_too(finished):
+    written = yaml.safe_load(finished.run.config.read_text())
+    assert written == finished.config.as_dict()
+    assert list(written) == list(finished.config.as_dict())
+
+
+def test_environment_is_in_its_file_and_in_the_result(finished):
+    environment = json.loads(finished.run.environment.read_text())
+    assert environment["torch"] == torch.__version__
+    assert json.loads(finished.run.result.read_text())["environment"] == environment
+
+
+def test_log_is_read_as_it_was_written(tmp_path):
+    run = RunDirectory.claim(tmp_path / "run")
+    records = [
+        {"kind": "train", "step": 1, "pass": 0.5, "loss": 0.1},
+        {"kind": "validation", "step": 2, "pass": 1.0, "validation_error_percent": 3.0},
+    ]
+    for record in records:
+        run.log(record)
+    assert run.read_metrics() == records
+
+
+@pytest.mark.parametrize(
+    "text", ['{"kind": "train"\n', "not json\n", '"text"\n', "3\n", '{"kind": "train"}\n']
+)
+def test_damaged_log_is_told(text, finished, tmp_path, command):
+    run = RunDirectory.claim(tmp_path / "run")
+    run.last.write_bytes(finished.run.last.read_bytes())
+    run.metrics.write_text(text)
+    result = command("stn-visualize", run.path, "--picture", "curves")
+    assert result.exit_code == 4
+    assert "metrics.jsonl" in result.stderr
+
+
+def test_missing_log_is_told(tmp_path):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be read"):
+        RunDirectory(tmp_path).read_metrics()
+
+
+def test_run_is_loaded_from_its_folder_or_a_checkpoint(finished):
+    newest, best = load_run(finished.run.path), load_run(finished.run.best)
+    assert (newest.checkpoint, best.checkpoint) == (finished.run.last, finished.run.best)
+    assert newest.step == 20
+    assert newest.config == best.config == finished.config
