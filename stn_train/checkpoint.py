@@ -1,6 +1,5 @@
 """Checkpoints: one file of plain types and tensors, and a reader that trusts none of it."""
 
-import pickle
 import warnings
 import zipfile
 from dataclasses import dataclass, fields
@@ -54,21 +53,28 @@ def load_checkpoint(path: Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except CheckpointError:
+        raise
+    except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
-    except (zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # a damaged pickle or archive can raise anything
         reason = first_line(error)
         raise CheckpointError(f"{path} is not a checkpoint of stn_train: {reason}") from None
     names = {field.name for field in fields(Checkpoint)}
     if not isinstance(content, dict) or content.get("format") != FORMAT or names != set(content):
         raise CheckpointError(f"{path} is not a checkpoint of stn_train, format {FORMAT}")
-    return Checkpoint(**content)
+    checkpoint = Checkpoint(**content)
+    kinds = {"config": dict, "step": int, "weights": dict, "training": dict}
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise CheckpointError(f"{path} is damaged: {name} is not a {kind.__name__}")
+    return checkpoint
 
 
 def config_of(path: Path, checkpoint: Checkpoint) -> Config:
     """The config a checkpoint was trained with, checked like any other."""
     try:
-        return check(checkpoint.config, Source(str(path)))
+        return check(checkpoint.config, Source("its config"))
     except ConfigError as error:
         reason = "; ".join(error.problems)
         raise CheckpointError(f"{path} holds a config that is not valid: {reason}") from None

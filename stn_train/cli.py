@@ -101,7 +101,9 @@ def run_train(
             "--set", help="Change a setting; may be repeated.", metavar="SECTION.KEY=VALUE"
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Instead of the config's seed.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Instead of the config's seed.", min=0, max=2**63 - 1)
+    ] = None,
     device: DeviceOption = Device.auto,
     out: Annotated[
         Path | None, typer.Option(help="Run directory. Default: runs/<config>-seed<seed>.")
@@ -222,6 +224,8 @@ def run_visualize(
 
     from stn_train.run_directory import load_run
 
+    if misclassified and picture != Picture.grid:
+        raise ConfigError([f"--misclassified goes with --picture grid, not with {picture}"])
     loaded = load_run(run)
     name = "misclassified" if misclassified else str(picture)
     path = out or loaded.checkpoint.with_name(f"{name}.png")

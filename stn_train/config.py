@@ -22,7 +22,8 @@ from stn_train.transforms import TRANSFORMS
 SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
 """The smallest side, in pixels, that leaves a backbone's last layer a pixel to look at."""
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends soon after
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -75,12 +76,12 @@ class TrainSettings(Settings):
     """Stochastic gradient descent (the paper) or AdamW."""
     learning_rate: Positive = 0.002
     """The largest learning rate of the schedule."""
-    localisation_learning_rate_scale: Annotated[float, Field(ge=0)] = 1.0
+    localisation_learning_rate_scale: NonNegative = 1.0
     """The localisation network's learning rate, as a multiple of learning_rate."""
     momentum: Fraction = 0.9
     """SGD's momentum. The paper does not state it; without it its schedule ends far above its
     errors."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: NonNegative = 0.0
     """L2 penalty (sgd) or decoupled weight decay (adamw)."""
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
     """How the learning rate moves over the run; it moves every step."""

@@ -18,6 +18,8 @@ from stn_train.settings import Settings
 MAX_CONFIG_BYTES = 100_000
 """A config is a page of text; anything larger is another file."""
 
+MAX_DEPTH = 10
+
 DEFAULTS = Config()
 
 Key = tuple[str, ...]
@@ -65,9 +67,9 @@ def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) ->
         found = [
             describe(details, source, data)
             for details in error.errors(include_url=False)
-            if details["type"] != "invalid_key"  # told while parsing, with its line
+            if details["type"] != "invalid_key" or not problems  # told while parsing, with its line
         ]
-        raise ConfigError([*problems, *found]) from None
+        raise ConfigError([*dict.fromkeys([*problems, *found])]) from None
     if problems:
         raise ConfigError(list(problems))
     return config
@@ -107,15 +109,25 @@ def find_config(name: str) -> Path:
 def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
     """Data and problems of a YAML text; notes in ``source`` where each key stands."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            return {}, [f"{source.name}: aliases (*name) are not allowed in a config"]
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            place = (
+                f"{source.name}:{event.start_mark.line + 1}" if event.start_mark else source.name
+            )
+            if isinstance(event, yaml.AliasEvent):
+                return {}, [f"{place}: aliases (*name) are not allowed in a config"]
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:  # the YAML reader takes minutes over thousands of brackets
+                return {}, [f"{place}: nested too deeply for a config"]
         root = yaml.compose(text, yaml.SafeLoader)
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
         return {}, [f"{source.name}{line}: not valid YAML: {error.problem or error.context}"]
-    except (yaml.YAMLError, ValueError) as error:
+    # KeyError and AttributeError: an explicit tag that the value does not suit, `!!bool maybe`
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         return {}, [f"{source.name}: not valid YAML: {' '.join(str(error).split())}"]
     except RecursionError:
         return {}, [f"{source.name}: nested too deeply for a config"]
@@ -153,14 +165,15 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
         return [f"--set {override}: write it as section.key=value, for example train.epochs=5"]
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError):
         return [f"--set {override}: {text!r} is not a value YAML can read"]
     if isinstance(value, str) and is_number(value):
         value = float(value)  # on a command line 1e-4 means the number
     section = data
-    for name in key[:-1]:
+    for depth, name in enumerate(key[:-1], start=1):
         if not isinstance(section.get(name), dict):
             section[name] = {}
+            source.places[key[:depth]] = f"--set {override}"
         section = section[name]
     section[key[-1]] = value
     source.places[key] = f"--set {override}"
@@ -184,11 +197,17 @@ def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str
             return f"{place}: {key} is {got!r}; it can be {choices}{hint}"
         case kind if kind in BOUNDS:
             bound = next(iter(context.values()))
-            return f"{place}: {key} is {got!r}; it must be {BOUNDS[kind]} {bound:g}"
+            shown = bound if isinstance(bound, int) else f"{bound:g}"
+            return f"{place}: {key} is {got!r}; it must be {BOUNDS[kind]} {shown}"
+        case "missing" | "too_long":  # the only list of a fixed length
+            return f"{place}: {key} must be a list of 2, such as [64, 64]"
+        case "st_output_px":
+            return f"{source.of(('model', 'st_output_px'))}: {details['msg']}"
         case kind if kind in WANTED:
             hint = ""
-            if isinstance(got, str) and is_number(got) and kind != "string_type":
-                number = yaml.safe_dump(float(got)).split()[0]
+            if isinstance(got, str) and is_number(got) and kind in ("int_type", "float_type"):
+                value = int(float(got)) if float(got).is_integer() else float(got)
+                number = yaml.safe_dump(value).split()[0]
                 hint = f" (YAML reads {got} as text: write {number})"
             return f"{place}: {key} is {got!r:.80}; it must be {WANTED[kind]}{hint}"
         case _:

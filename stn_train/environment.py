@@ -70,7 +70,7 @@ def commit(version: str) -> str | None:
             return None
     # hatch-vcs writes "0.1.dev7+g1a2b3c4.d20260101": g and the commit, then d and the date.
     local = version.partition("+")[2].split(".")[0]
-    return local.removeprefix("g") or None
+    return local.removeprefix("g") if local.startswith("g") else None
 
 
 def source_sha256() -> str:

@@ -5,6 +5,7 @@ import hashlib
 import os
 import tempfile
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from stn_train.digits import CLASSES, SIDE, Digits
 from stn_train.errors import DataError
 
 ENVIRONMENT_VARIABLE = "STN_DATA_DIR"
+
+ADVICE = "delete it to have it downloaded again"
 
 
 class IdxFile(NamedTuple):
@@ -114,10 +117,10 @@ def read_idx(raw: Path, file: IdxFile) -> torch.Tensor:
             # One byte more than wanted tells a longer file, however long: no gzip bomb unpacks.
             content = stream.read(file.total_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
+        raise DataError(f"{path} cannot be read: {error}; {ADVICE}") from None
     problem = wrong_with(content, file)
     if problem:
-        raise DataError(f"{path} is damaged: {problem}; delete it to have it downloaded again")
+        raise DataError(f"{path} is damaged: {problem}; {ADVICE}")
     values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header_bytes)
     return values.view(file.shape)
 
@@ -163,7 +166,7 @@ def download(data_dir: Path | None = None) -> Path:
                         download_url(mirror + zipped, temporary, zipped, file.gzip_md5)
                         read_idx(Path(temporary), file)
                         break
-                    except (OSError, RuntimeError, DataError) as error:
+                    except (OSError, RuntimeError, HTTPException, DataError) as error:
                         reasons.append(f"{mirror}{zipped}: {error}")
                 else:
                     raise DataError(not_to_be_had(looked_in, reasons))
@@ -183,9 +186,9 @@ def not_to_be_had(looked_in: list[Path], reasons: list[str]) -> str:
             f"  looked for: {', '.join(file.name for file in FILES)} (or .gz)",
             *[f"  in:         {folder}" for folder in folders],
             *[f"  download:   {reason}" for reason in reasons],
-            "To get it: put the four files into one of these folders, or name a folder that has",
+            "  To get it: put the four files into one of these folders, or name a folder that has",
             f"  them with --data-dir DIR or {ENVIRONMENT_VARIABLE}=DIR (a torchvision root works).",
-            "To go on without it: add --set data.source=embedded, which trains on digits rendered",
-            "  from fonts, or run stn-train --config quickstart.yaml.",
+            "  To go on without it: add --set data.source=embedded, which trains on digits",
+            "  rendered from fonts, or run stn-train --config quickstart.yaml.",
         ]
     )

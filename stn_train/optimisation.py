@@ -34,11 +34,12 @@ def build_schedule(optimizer: Optimizer, settings: TrainSettings, steps: int) ->
     """The learning rate over a run of ``steps`` steps; call its ``step`` after each."""
     match settings.schedule:
         case "one_cycle":
+            total = max(steps, 3)  # with fewer OneCycleLR divides by zero, as with a short warmup
             return OneCycleLR(
                 optimizer,
                 [group["lr"] for group in optimizer.param_groups],
-                total_steps=steps,
-                pct_start=max(settings.warmup, 1 / steps),
+                total_steps=total,
+                pct_start=max(settings.warmup, 2 / total),
                 cycle_momentum=False,
             )
         case "cosine":

@@ -42,9 +42,10 @@ class Progress(Observer):
         shown = [text.format(self.newest[key]) for key, text in parts.items() if key in self.newest]
         return ", ".join(shown)
 
-    def finished(self) -> None:
+    def stopped(self) -> None:
         """Say what comes next."""
-        tell("testing ...")
+        if self.newest.get("step") == self.steps:
+            tell("testing ...")
 
 
 class ProgressBar(Progress):
@@ -64,10 +65,10 @@ class ProgressBar(Progress):
         super().logged(record)
         self.bar.set_postfix_str(self.reading(), refresh=False)
 
-    def finished(self) -> None:
+    def stopped(self) -> None:
         """Leave the bar as it stands."""
         self.bar.close()
-        super().finished()
+        super().stopped()
 
 
 class ProgressLines(Progress):

@@ -71,7 +71,10 @@ class RunDirectory:
         """The lines of metrics.jsonl; raises CheckpointError if they are not to be had."""
         try:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
-            return [json.loads(line) for line in lines]
+            records = [json.loads(line) for line in lines]
+            if not all(isinstance(record, dict) and "pass" in record for record in records):
+                raise ValueError("a line is not a record of a run")
+            return records
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.metrics} cannot be read: {error}") from None
 

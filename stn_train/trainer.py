@@ -40,8 +40,8 @@ class Observer:
     def logged(self, record: dict[str, Any]) -> None:
         """A line of metrics.jsonl was written."""
 
-    def finished(self) -> None:
-        """The last step is done; testing begins."""
+    def stopped(self) -> None:
+        """No more steps will be taken: all are done, or something went wrong."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,14 @@ def train(
     started = time.perf_counter()
     training = Training(config, Splits(*(part.to(device) for part in splits)), device)
     observer.started(config, training.model, training.steps)
-    training.run(run, observer)
+    try:
+        training.run(run, observer)
+    finally:
+        observer.stopped()
     train_seconds = time.perf_counter() - started
-    observer.finished()
     model = training.evaluated
+    if not all(weight.isfinite().all() for weight in model.parameters()):
+        raise DivergenceError(training.diverged(training.step))
     evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
     summary = {
         "distortion": config.distortion,
@@ -122,6 +126,7 @@ class Training:
         if len(splits.validation):
             self.validation = validation_set(splits.validation, config.distort)
         self.step = 0
+        self.learning_rate = 0.0  # of the step taken last
         self.validation_error_percent: float | None = None
 
     @property
@@ -150,8 +155,7 @@ class Training:
                 meter.add(self.take_step(*distorted.batch(batch)), len(batch))
                 observer.stepped(self.step)
                 if self.step % settings.log_every == 0 or self.step == self.steps:
-                    rate = float(self.schedule.get_last_lr()[0])
-                    log("train", **self.checked(meter.read()), learning_rate=rate)
+                    log("train", **self.checked(meter.read()), learning_rate=self.learning_rate)
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
             meter.pause()
@@ -182,12 +186,13 @@ class Training:
         loss = F.cross_entropy(self.model(images), labels, label_smoothing=settings.label_smoothing)
         # Asking a GPU would wait for it; there the meter asks at the next logging point.
         if self.device.type == "cpu" and not loss.isfinite():
-            raise DivergenceError(self.diverged())
+            raise DivergenceError(self.diverged(self.step + 1))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if settings.max_gradient_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
         self.optimizer.step()
+        self.learning_rate = float(self.schedule.get_last_lr()[0])
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -197,13 +202,13 @@ class Training:
     def checked(self, measured: dict[str, float]) -> dict[str, float]:
         """A meter's reading, unless it shows that the loss is no longer finite."""
         if not math.isfinite(measured["loss"]):
-            raise DivergenceError(self.diverged())
+            raise DivergenceError(self.diverged(self.step))
         return measured
 
-    def diverged(self) -> str:
+    def diverged(self, step: int) -> str:
         """The message for a loss that is no longer finite."""
         return (
-            f"the loss is not finite at step {self.step + 1} of {self.steps} (learning rate "
+            f"the loss is not finite at step {step} of {self.steps} (learning rate "
             f"{self.schedule.get_last_lr()[0]:.3g}): try a lower train.learning_rate, or set "
             "train.max_gradient_norm"
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
-from stn_train.errors import CheckpointError
+from stn_train.errors import ConfigError
 from stn_train.evaluator import predict
 from stn_train.run_directory import Run
 
@@ -61,14 +61,14 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     """A page of test digits, each before and after the transformer, in the style of the paper.
 
     misclassified: only digits that the model gets wrong, the most confident mistakes first.
-    Raises CheckpointError if there are none.
+    Raises ConfigError if there are none.
     """
     distorted = test_set(test, run.config.distort, 0)
     index = worst_mistakes(run, distorted) if misclassified else one_of_each(test.labels)
     looked = look(run, distorted, index[:count])
     shown = len(looked.labels)
     if shown == 0:
-        raise CheckpointError("there is no misclassified digit to show: every prediction is right")
+        raise ConfigError(["there is no misclassified digit to show: every prediction is right"])
     warped = looked.outputs is not None
     across, wide = min(shown, 5), 2 if warped else 1
     down = -(-shown // across)

@@ -324,8 +324,8 @@ class Recorder(Observer):
     def logged(self, record):
         self.told.append(f"{record['kind']} {record['step']}")
 
-    def finished(self):
-        self.told.append("finished")
+    def stopped(self):
+        self.told.append("stopped")
 
 
 def test_observer_is_told_everything_in_order(tiny, splits, tmp_path):
@@ -337,4 +337,4 @@ def test_observer_is_told_everything_in_order(tiny, splits, tmp_path):
         + [f"validation {step}"] * (step % 10 == 0)
         for step in range(1, 21)
     )
-    assert recorder.told == ["started 20", *steps, "finished"]
+    assert recorder.told == ["started 20", *steps, "stopped"]
