@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stn_train.distortions import DISTORTIONS, distort
+    from stn_train.geometry import pixel_matrix_from_theta, theta_from_pixel_matrix
     from stn_train.run_directory import load_run
     from stn_train.spatial_transformer import SpatialTransformer
     from stn_train.transforms import AffineGrid, ProjectiveGrid, TPSGrid
@@ -20,6 +21,8 @@ HOMES = {
     "TPSGrid": "transforms",
     "distort": "distortions",
     "load_run": "run_directory",
+    "pixel_matrix_from_theta": "geometry",
+    "theta_from_pixel_matrix": "geometry",
 }
 
 __all__ = [
@@ -30,6 +33,8 @@ __all__ = [
     "TPSGrid",
     "distort",
     "load_run",
+    "pixel_matrix_from_theta",
+    "theta_from_pixel_matrix",
 ]
 
 

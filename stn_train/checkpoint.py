@@ -30,7 +30,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     """The model's state_dict as it is evaluated: averaged, where the run averages."""
     training: dict[str, Any]
-    """What continuing needs beyond that: the states of optimiser, schedule and averaging."""
+    """The rest of the trainer's state: raw weights, optimiser, schedule, averaging."""
     format: int = FORMAT
 
 

@@ -76,7 +76,7 @@ def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
                 fail("interrupted", 130)
 
         app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(epilog=f"{epilog} {EXIT_CODES}")(guarded)
+        app.command(epilog=f"{epilog}\n\n{EXIT_CODES}")(guarded)
         return app
 
     return decorate
@@ -128,21 +128,28 @@ def run_train(
 
     from stn_train.data import load_splits
     from stn_train.environment import choose_device
-    from stn_train.progress import progress
+    from stn_train.progress import progress, tell
+    from stn_train.published import TABLE_1
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
-    name = f"{Path(config).stem}-seed{settings.seed}"
+    tell(f"digits: {splits.origin}")
+    path = Path(config)
+    stem = path.absolute().parent.name if path.stem == "config" else path.stem  # of a run directory
+    name = f"{stem}-seed{settings.seed}"
     run = RunDirectory.claim(out) if out else RunDirectory.claim_next(Path("runs"), name)
     result = train(settings, splits, run, where, progress())
     summary, evaluation = result.summary, result.evaluation
     typer.echo(f"{settings.cell}, seed {settings.seed}")
     tell_errors(evaluation.as_dict())
+    cell = (settings.distortion, settings.backbone, settings.transform)
+    if settings.data.source == "mnist" and cell in TABLE_1:
+        typer.echo(f"paper       {TABLE_1[cell]} % (Table 1, mean of three runs)")
     typer.echo(
-        f"model       {summary['parameters']:,} parameters, {summary['passes']:g} passes in "
-        f"{summary['train_seconds']:.0f} s"
+        f"model       {summary['parameters']:,} parameters, {summary['passes']:g} x "
+        f"{summary['training_digits']:,} digits in {summary['train_seconds']:.0f} s"
     )
     typer.echo(f"run         {run.path}")
     trained = Run(run.last, settings, result.model.cpu(), summary["steps"])
@@ -170,7 +177,7 @@ def run_eval(
     """Measure the test error of a trained model."""
     from stn_train.environment import choose_device
     from stn_train.evaluator import evaluate
-    from stn_train.run_directory import load_run
+    from stn_train.run_directory import RunDirectory, load_run
 
     loaded = load_run(run)
     where = choose_device(device)
@@ -182,6 +189,7 @@ def run_eval(
         "step": loaded.step,
         "trained_on": loaded.config.distortion,
         "distortion": distortion or loaded.config.distortion,
+        "distort": kind.model_dump(),
         "backbone": loaded.config.backbone,
         "transform": loaded.config.transform,
         "seed": loaded.config.seed,
@@ -191,6 +199,9 @@ def run_eval(
         typer.echo(json.dumps(report, indent=2))
         return
     typer.echo(f"{loaded.config.cell}, seed {loaded.config.seed}, tested on {report['distortion']}")
+    typer.echo(f"checkpoint  {loaded.checkpoint}, step {loaded.step:,}")
+    if not RunDirectory(loaded.checkpoint.parent).result.exists():
+        typer.echo("            of a run that has not finished")
     tell_errors(report)
     typer.echo(f"test set    {evaluation.digits:,} digits, SHA-256 {evaluation.test_sha256}")
     typer.echo("confusion   rows: true digit; columns: prediction; first draw")
@@ -228,6 +239,8 @@ def run_visualize(
         raise ConfigError([f"--misclassified goes with --picture grid, not with {picture}"])
     loaded = load_run(run)
     name = "misclassified" if misclassified else str(picture)
+    if loaded.checkpoint.stem != "last":  # the run's own pictures are of its newest checkpoint
+        name = f"{loaded.checkpoint.stem}-{name}"
     path = out or loaded.checkpoint.with_name(f"{name}.png")
     if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
         raise ConfigError([f"--out {path}: the name must end in .png, .pdf, .svg or .jpg"])

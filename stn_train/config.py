@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
+from stn_train.recipes import with_recipe
 from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
 
@@ -34,8 +35,9 @@ class DataSettings(Settings):
 
     source: Literal["mnist", "embedded"] = "mnist"
     """mnist, or digits rendered from the fonts inside matplotlib, which need no download."""
-    validation: Annotated[int, Field(ge=0)] = 5000
-    """How many training digits, from the end, are kept back for validation; 0 for none."""
+    validation: Annotated[int, Field(ge=0)] | None = None
+    """How many training digits, from the end, are kept back for validation; 0 for none, null for
+    5,000 of MNIST or 1,000 of the embedded digits."""
     training_digits: Count | None = None
     """Use only the first so many training digits, validation among them; null for all."""
     test_digits: Count | None = None
@@ -82,7 +84,7 @@ class TrainSettings(Settings):
     """SGD's momentum. The paper does not state it; without it its schedule ends far above its
     errors."""
     weight_decay: NonNegative = 0.0
-    """L2 penalty (sgd) or decoupled weight decay (adamw)."""
+    """L2 penalty (sgd) or decoupled weight decay (adamw), of all weights but the biases."""
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
     """How the learning rate moves over the run; it moves every step."""
     warmup: Fraction = 0.2
@@ -96,7 +98,8 @@ class TrainSettings(Settings):
     max_gradient_norm: Positive | None = None
     """Longer gradients are shortened to this norm; null for never."""
     ema_decay: Fraction = 0.0
-    """Average the weights over steps with this decay and use the average; 0 for off."""
+    """Average the weights over steps with this decay and use the average; 0 for off. The decay
+    rises to its value over the first steps, so that the first weights are soon forgotten."""
     fresh_distortions: bool = True
     """Draw the distortions anew every pass; false draws them once. The paper does not say."""
     validate_every: Count = 1
@@ -144,6 +147,11 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_recipe(cls, data: Any) -> Any:
+        return with_recipe(data) if isinstance(data, dict) else data
 
     @field_validator("distortion", "transform", mode="before")
     @classmethod

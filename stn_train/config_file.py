@@ -1,6 +1,8 @@
 """YAML files to configs: find the file, read it, say everything that is wrong with it, by line."""
 
 import difflib
+import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from stn_train.config import Config
+from stn_train.config import Config, TrainSettings
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
-from stn_train.recipes import with_recipe
 from stn_train.settings import Settings
 
 MAX_CONFIG_BYTES = 100_000
@@ -46,7 +47,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with every problem found.
     """
     path = find_config(name)
-    source = Source(path.name)
+    source = Source(path.name if Path(name).name == name else name)
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError([f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes: not a config"])
@@ -54,22 +55,25 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
     data, problems = parse_yaml(text, source)
-    for override in overrides:
+    # Those without a section first: they decide what the sections mean.
+    for override in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):
         problems += apply_override(data, override, source)
+    problems.sort(key=line_number)
     return check(data, source, problems)
 
 
 def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) -> Config:
     """The config that plain data describes; raises ConfigError, earlier problems included."""
     try:
-        config = Config.model_validate(with_recipe(data))
+        config = Config.model_validate(data)
     except ValidationError as error:
         found = [
             describe(details, source, data)
             for details in error.errors(include_url=False)
             if details["type"] != "invalid_key" or not problems  # told while parsing, with its line
         ]
-        raise ConfigError([*dict.fromkeys([*problems, *found])]) from None
+        # Each once, in the order of the file's lines, then those of the command line.
+        raise ConfigError(sorted(dict.fromkeys([*problems, *found]), key=line_number)) from None
     if problems:
         raise ConfigError(list(problems))
     return config
@@ -169,6 +173,7 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
         return [f"--set {override}: {text!r} is not a value YAML can read"]
     if isinstance(value, str) and is_number(value):
         value = float(value)  # on a command line 1e-4 means the number
+    drop_what_it_replaces(data, key, value, source)
     section = data
     for depth, name in enumerate(key[:-1], start=1):
         if not isinstance(section.get(name), dict):
@@ -178,6 +183,27 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
     section[key[-1]] = value
     source.places[key] = f"--set {override}"
     return []
+
+
+def drop_what_it_replaces(data: dict[str, Any], key: Key, value: Any, source: Source) -> None:
+    """Remove what the file says and an override of ``key`` makes meaningless."""
+    if key == ("distortion",) and value != data.get("distortion", DEFAULTS.distortion):
+        data.pop("distort", None)  # the parameters of another distortion
+    train = data.get("train")
+    if not isinstance(train, dict):
+        return
+    if key in (("train", "epochs"), ("train", "steps")):
+        other = "steps" if key[1] == "epochs" else "epochs"
+        if not source.of(("train", other)).startswith("--set"):
+            train.pop(other, None)  # one duration takes the place of the other
+    if key in (("recipe",), ("backbone",)) and TrainSettings.model_fields.keys() <= train.keys():
+        del data["train"]  # a run's config.yaml: every key stands there, set by another recipe
+
+
+def line_number(problem: str) -> float:
+    """The line that a problem names; those of the command line come last."""
+    match = re.match(r"[^ ]*?:(\d+): ", problem)
+    return int(match[1]) if match else math.inf
 
 
 def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Legend: N digits, B batch, K parameters of the distortion, C canvas side in pixels.
 
 All randomness is a function of a seed and of what it is for, never of what was drawn before:
-a run can be stopped, resumed or repeated at any step and sees the same digits.
+at any step, a repeated run sees the same digits in the same distortions.
 """
 
 import hashlib
@@ -19,12 +19,13 @@ from stn_train.digits import Digits
 from stn_train.distortions import Distortion, distort, draws_sha256
 from stn_train.errors import ConfigError
 from stn_train.font_digits import render_font_digits
-from stn_train.mnist import load_mnist
+from stn_train.mnist import find_raw, load_mnist
 
 FIXED_SEED = 0
 """The seed of the validation and test distortions: the same for every run."""
 
-EMBEDDED_TRAINING, EMBEDDED_TEST = 8000, 2000
+MNIST_VALIDATION = 5000
+EMBEDDED_TRAINING, EMBEDDED_VALIDATION, EMBEDDED_TEST = 8000, 1000, 2000
 
 
 class Splits(NamedTuple):
@@ -33,6 +34,14 @@ class Splits(NamedTuple):
     training: Digits
     validation: Digits
     test: Digits
+    origin: str
+    """Where they come from, in words."""
+
+    def to(self, device: torch.device) -> "Splits":
+        """The digits on a device."""
+        return Splits(
+            self.training.to(device), self.validation.to(device), self.test.to(device), self.origin
+        )
 
 
 @dataclass(frozen=True)
@@ -72,18 +81,22 @@ def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     """
     if settings.source == "mnist":
         training, test = load_mnist(data_dir)
+        validation, origin = MNIST_VALIDATION, f"MNIST from {find_raw(data_dir)}"
     else:
         training, test = render_font_digits(EMBEDDED_TRAINING, EMBEDDED_TEST, FIXED_SEED)
+        validation, origin = EMBEDDED_VALIDATION, "embedded: rendered from matplotlib's fonts"
+    if settings.validation is not None:
+        validation = settings.validation
     training, test = training[: settings.training_digits], test[: settings.test_digits]
-    kept = len(training) - settings.validation
+    kept = len(training) - validation
     if kept < 1:
         raise ConfigError(
             [
-                f"data.validation is {settings.validation}, but there are only {len(training)} "
+                f"data.validation is {validation}, but there are only {len(training)} "
                 "training digits: set it lower, or data.training_digits higher"
             ]
         )
-    return Splits(training[:kept], training[kept:], test)
+    return Splits(training[:kept], training[kept:], test, origin)
 
 
 def stream_seed(seed: int, purpose: str, number: int) -> int:

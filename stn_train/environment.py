@@ -40,7 +40,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "source_sha256": source_sha256(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": metadata.version("torchvision"),
+        **{name: metadata.version(name) for name in ("torchvision", "numpy", "matplotlib")},
         "platform": platform.platform(),
         "device": device.type,
         "hardware": hardware(device),
@@ -69,16 +69,17 @@ def commit(version: str) -> str | None:
         except (OSError, subprocess.CalledProcessError):
             return None
     # hatch-vcs writes "0.1.dev7+g1a2b3c4.d20260101": g and the commit, then d and the date.
-    local = version.partition("+")[2].split(".")[0]
-    return local.removeprefix("g") if local.startswith("g") else None
+    hashed, *date = version.partition("+")[2].split(".")
+    if not hashed.startswith("g"):
+        return None
+    return hashed.removeprefix("g") + ("-dirty" if date else "")
 
 
 def source_sha256() -> str:
     """SHA-256 over the package's modules: the same for a checkout and an installation of it."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.glob("*.py")):
-        if path.name != "_version.py":
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

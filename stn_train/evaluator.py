@@ -27,7 +27,7 @@ class Evaluation:
     draws_percent: list[float]
     """The error on each fixed draw, in %."""
     interval_95_percent: tuple[float, float]
-    """Wilson's interval for the first draw's error, in %: what another 10,000 digits might say."""
+    """Wilson's interval for the error rate behind the first draw, in %."""
     draws_mean_interval_95_percent: tuple[float, float]
     """The interval for the mean over draws, in %; the draws share their digits, and it counts each
     digit once."""
@@ -74,7 +74,7 @@ def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int)
         if draw == 0:
             pairs = test.labels * CLASSES + predicted
             confusion = torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
-    errors = torch.stack(wrong).double().cpu()  # (D, N)
+    errors = torch.stack(wrong).cpu().double()  # (D, N); MPS has no float64
     return Evaluation(
         digits=len(test),
         draws_percent=[percent(draw) for draw in errors],
@@ -116,5 +116,7 @@ def wilson_interval(wrong: int, count: int) -> tuple[float, float]:
 def mean_interval(rates: Tensor) -> tuple[float, float]:
     """95 % interval, in %, of the mean of each digit's own error rate (N,), digits independent."""
     mean = float(rates.mean())
+    if rates.max() == 0:  # no spread to judge by
+        return wilson_interval(0, len(rates))
     half = 1.959964 * float(rates.std(correction=0)) / math.sqrt(len(rates))
     return 100 * max(0.0, mean - half), 100 * min(1.0, mean + half)

@@ -1,5 +1,6 @@
 """MNIST: find its four files, download what is missing, believe nothing that was not checked."""
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -156,6 +157,7 @@ def download(data_dir: Path | None = None) -> Path:
     named = data_dir is not None or os.environ.get(ENVIRONMENT_VARIABLE)
     raw = looked_in[0 if named else -1] / "MNIST" / "raw"
     reasons: list[str] = []
+    made = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     try:
         raw.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=raw, prefix=".download-") as temporary:
@@ -174,6 +176,10 @@ def download(data_dir: Path | None = None) -> Path:
                 (Path(temporary) / f"{file.name}.gz").replace(raw / f"{file.name}.gz")
     except OSError as error:
         raise DataError(not_to_be_had(looked_in, [f"{raw}: {error}"])) from None
+    finally:
+        for folder in made:  # innermost first; those that hold something stay
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     return raw
 
 

@@ -2,6 +2,8 @@
 
 import math
 
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -10,24 +12,50 @@ from torch.optim.lr_scheduler import (
     MultiStepLR,
     OneCycleLR,
 )
+from torch.optim.swa_utils import AveragedModel
 
 from stn_train.config import TrainSettings
 from stn_train.models import DigitClassifier
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 def build_optimizer(model: DigitClassifier, settings: TrainSettings) -> Optimizer:
-    """The optimiser; the localisation network is a parameter group with its own learning rate."""
-    rate = settings.learning_rate
-    groups = [{"params": list(model.classifier.parameters()), "lr": rate}]
-    if model.transformer is not None:
-        localisation = list(model.transformer.parameters())
-        groups.append(
-            {"params": localisation, "lr": rate * settings.localisation_learning_rate_scale}
-        )
+    """The optimiser; the localisation network has its own learning rate, biases do not decay.
+
+    Decay of the last bias of a localisation network would pull the identity it stands for
+    towards the map that is zero everywhere.
+    """
+    localisation_rate = settings.learning_rate * settings.localisation_learning_rate_scale
+    rates: dict[nn.Module | None, float] = {
+        model.classifier: settings.learning_rate,
+        model.transformer: localisation_rate,
+    }
+    groups = [
+        {
+            "params": [each for each in module.parameters() if (each.ndim > 1) == decays],
+            "lr": rate,
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for module, rate in rates.items()
+        if module is not None
+        for decays in (True, False)
+    ]
     if settings.optimizer == "sgd":
-        return SGD(groups, rate, settings.momentum, weight_decay=settings.weight_decay)
+        return SGD(groups, settings.learning_rate, settings.momentum)
     # `fused` updates all weights in one pass over memory.
-    return AdamW(groups, rate, weight_decay=settings.weight_decay, fused=True)
+    return AdamW(groups, settings.learning_rate, fused=True)
+
+
+def build_average(model: DigitClassifier, decay: float) -> AveragedModel:
+    """The moving average of a model's weights; call its ``update_parameters`` after each step."""
+
+    def average(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
+        # Without a warm-up a short run's average would still be mostly its first weights.
+        warm = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averages, weights, 1 - warm)
+
+    return AveragedModel(model, multi_avg_fn=average)
 
 
 def build_schedule(optimizer: Optimizer, settings: TrainSettings, steps: int) -> LRScheduler:

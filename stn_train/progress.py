@@ -79,12 +79,20 @@ class ProgressLines(Progress):
     def logged(self, record: dict[str, Any]) -> None:
         """Print the reading, if the last line is some time ago."""
         super().logged(record)
-        now, done = time.perf_counter(), record["step"]
-        if now - self.told < SECONDS_BETWEEN_LINES and done < self.steps:
-            return
-        self.told = now
-        left = (now - self.began) / done * (self.steps - done)
-        where = f"step {done:,} of {self.steps:,} (pass {record['pass']:.1f})"
+        if time.perf_counter() - self.told >= SECONDS_BETWEEN_LINES and record["step"] < self.steps:
+            self.tell_reading()
+
+    def stopped(self) -> None:
+        """Print the last reading."""
+        if self.newest:
+            self.tell_reading()
+        super().stopped()
+
+    def tell_reading(self) -> None:
+        """Where the run is, how it goes, and how long it will take."""
+        self.told, done = time.perf_counter(), self.newest["step"]
+        left = (self.told - self.began) / done * (self.steps - done)
+        where = f"step {done:,} of {self.steps:,} (pass {self.newest['pass']:.1f})"
         tell(f"{where}: {self.reading()}, {left / 60:.1f} min left")
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from stn_train.atomic import write_json
 from stn_train.checkpoint import Checkpoint, save_checkpoint
@@ -24,7 +24,13 @@ from stn_train.environment import describe_environment
 from stn_train.errors import DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.models import DigitClassifier, build_model, parameter_count
-from stn_train.optimisation import build_optimizer, build_schedule, steps_per_pass, total_steps
+from stn_train.optimisation import (
+    build_average,
+    build_optimizer,
+    build_schedule,
+    steps_per_pass,
+    total_steps,
+)
 from stn_train.run_directory import RunDirectory
 
 
@@ -70,7 +76,7 @@ def train(
     environment = describe_environment(device)
     run.begin(config, environment)
     started = time.perf_counter()
-    training = Training(config, Splits(*(part.to(device) for part in splits)), device)
+    training = Training(config, splits.to(device), device)
     observer.started(config, training.model, training.steps)
     try:
         training.run(run, observer)
@@ -78,8 +84,6 @@ def train(
         observer.stopped()
     train_seconds = time.perf_counter() - started
     model = training.evaluated
-    if not all(weight.isfinite().all() for weight in model.parameters()):
-        raise DivergenceError(training.diverged(training.step))
     evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
     summary = {
         "distortion": config.distortion,
@@ -98,6 +102,7 @@ def train(
         "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
         "train_seconds": train_seconds,
         "total_seconds": time.perf_counter() - started,
+        "config": config.as_dict(),
         "environment": environment,
     }
     write_json(run.result, summary)
@@ -120,14 +125,14 @@ class Training:
         self.schedule: LRScheduler = build_schedule(self.optimizer, settings, self.steps)
         self.average: AveragedModel | None = None
         if settings.ema_decay:
-            moving = get_ema_multi_avg_fn(settings.ema_decay)
-            self.average = AveragedModel(self.model, multi_avg_fn=moving)
+            self.average = build_average(self.model, settings.ema_decay)
         self.validation: DistortedDigits | None = None
         if len(splits.validation):
             self.validation = validation_set(splits.validation, config.distort)
         self.step = 0
         self.learning_rate = 0.0  # of the step taken last
         self.validation_error_percent: float | None = None
+        self.best_validation_error_percent = math.inf
 
     @property
     def evaluated(self) -> DigitClassifier:
@@ -139,8 +144,7 @@ class Training:
 
     def run(self, run: RunDirectory, observer: Observer) -> None:
         """Take all steps that are left; log, validate and save on the way."""
-        settings = self.config.train
-        meter, best = Meter(), math.inf
+        settings, meter = self.config.train, Meter()
 
         def log(kind: str, **measured: float) -> None:
             record = {"kind": kind, "step": self.step, "pass": self.step / self.pass_steps}
@@ -159,12 +163,15 @@ class Training:
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
             meter.pause()
+            if not all(weight.isfinite().all() for weight in self.evaluated.parameters()):
+                raise DivergenceError(self.diverged(self.step))
             if self.validation:
                 self.validation_error_percent = error_percent(self.evaluated, self.validation)
                 log("validation", validation_error_percent=self.validation_error_percent)
             self.save(run.last)
-            if self.validation_error_percent is not None and self.validation_error_percent < best:
-                best = self.validation_error_percent
+            error = self.validation_error_percent
+            if error is not None and error < self.best_validation_error_percent:
+                self.best_validation_error_percent = error
                 self.save(run.best)
             meter.resume()
 
@@ -214,12 +221,13 @@ class Training:
         )
 
     def save(self, path: Path) -> None:
-        """Save a checkpoint that can be evaluated and continued."""
+        """Save a checkpoint: what evaluation needs, and the rest of the state beside it."""
         training = {
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "averaged": int(self.average.n_averaged) if self.average else 0,
+            "best_validation_error_percent": self.best_validation_error_percent,
         }
         weights = self.evaluated.state_dict()
         save_checkpoint(path, Checkpoint(self.config.as_dict(), self.step, weights, training))

@@ -39,7 +39,13 @@ class TransformGrid(nn.Module, ABC):
         return len(self.identity)
 
     def forward(self, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from."""
+        """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from.
+
+        Raises ValueError where theta has another shape.
+        """
+        if theta.ndim != 2 or theta.shape[1] != self.parameter_count:
+            wanted = f"(B, {self.parameter_count})"
+            raise ValueError(f"theta must be {wanted}, got {tuple(theta.shape)}")
         points = pixel_centres(output_size, theta.device, theta.dtype)  # (H*W, 2)
         return self.map_points(theta, points).reshape(-1, *output_size, 2)  # (B, H, W, 2)
 
@@ -56,7 +62,7 @@ class AffineGrid(TransformGrid):
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """See `TransformGrid.map_points`."""
-        return affine_map(theta.view(-1, 2, 3), points)
+        return affine_map(theta.reshape(-1, 2, 3), points)
 
 
 class ProjectiveGrid(TransformGrid):
@@ -98,7 +104,9 @@ class TPSGrid(TransformGrid):
         control, solver = self.control.to(points), self.solver.to(points)
         basis = thin_plate_basis(points, control, solver)  # (N, K)
         # A spline through displacements of zero is zero: the identity is exact.
-        return points + torch.matmul(basis, theta.view(-1, len(control), 2) - control)  # (B, N, 2)
+        return points + torch.matmul(
+            basis, theta.reshape(-1, len(control), 2) - control
+        )  # (B, N, 2)
 
 
 TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {

@@ -18,7 +18,7 @@ from torch import Tensor
 from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
-from stn_train.evaluator import predict
+from stn_train.evaluator import BATCH, predict
 from stn_train.run_directory import Run
 
 GRID_LINES = 8
@@ -70,10 +70,10 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     if shown == 0:
         raise ConfigError(["there is no misclassified digit to show: every prediction is right"])
     warped = looked.outputs is not None
-    across, wide = min(shown, 5), 2 if warped else 1
+    across, wide = min(shown, max(5, round(shown**0.5))), 2 if warped else 1
     down = -(-shown // across)
     header = 1.0 if warped else 0.7  # inches
-    size = (max(1.3 * across * wide, 6.5), 1.55 * down + header)
+    size = (max(1.3 * across * wide, 7.2), 1.55 * down + header)
     figure = Figure(figsize=size, dpi=130)
     parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[header, size[1] - header])
     head, body = parts[:, 0]
@@ -92,21 +92,28 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     return figure
 
 
+@torch.inference_mode()
 def class_means(run: Run, test: Digits) -> Figure:
     """Mean image of each class before and after the transformer: the sharper, the better aligned.
 
     Without a transformer only the input's means are shown.
     """
-    distorted = test_set(test, run.config.distort, 0)
-    looked = look(run, distorted, torch.arange(min(MEANS_DIGITS, len(test))))
-    rows = [("input", looked.inputs)]
-    if looked.outputs is not None:
-        rows.append(("after the\ntransformer", looked.outputs))
+    distorted = test_set(test[:MEANS_DIGITS], run.config.distort, 0)
+    inputs, outputs = [], []
+    for start in range(0, len(distorted), BATCH):
+        images = distorted.batch(slice(start, start + BATCH))[0]
+        inputs.append(images[:, 0])
+        if run.model.transformer is not None:
+            outputs.append(run.model.warp(images).output[:, 0])
+    rows = [("input", torch.cat(inputs))]
+    if outputs:
+        rows.append(("after the\ntransformer", torch.cat(outputs)))
+    labels = distorted.digits.labels
     figure = Figure(figsize=(11, 1.05 * len(rows) + 0.65), dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), CLASSES, squeeze=False)
     means = [
         # A class without a digit, in a tiny test set, is black.
-        [images[looked.labels == digit].mean(0).nan_to_num() for digit in range(CLASSES)]
+        [images[labels == digit].mean(0).nan_to_num() for digit in range(CLASSES)]
         for _, images in rows
     ]
     # One brightness for all: an aligned class is brighter where its digits agree.
@@ -119,7 +126,7 @@ def class_means(run: Run, test: Digits) -> Figure:
     for digit in range(CLASSES):
         axes[0, digit].set_title(str(digit), fontsize=10)
     figure.suptitle(
-        f"{run.config.cell}: mean image of each class over {len(looked.labels):,} test digits",
+        f"{run.config.cell}: mean image of each class over {len(labels):,} test digits",
         fontsize=12,
         fontweight="bold",
     )
