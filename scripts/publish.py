@@ -27,9 +27,21 @@ NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
 Cell = tuple[str, str, str]
 
 
+CHANGES = {"one_pass": ["train.epochs=1"], "default": []}
+"""What the runs of each name change in the shipped configs, beside the seed."""
+
+
 def collect(name: str, runs: list[Path]) -> None:
     """Gather the results of runs, one line each, in the order of the paper's table."""
     results = [json.loads((run / "result.json").read_text()) for run in runs]
+    for run, result in zip(runs, results, strict=True):
+        shipped = load_config(f"{cell_name(cell_of(result))}.yaml", CHANGES[name]).as_dict()
+        if result["config"] != shipped | {"seed": result["seed"]}:
+            sys.exit(f"{run}: not a run of the shipped config")
+        if result["environment"]["commit"].endswith("-dirty"):
+            sys.exit(f"{run}: the code was not committed")
+    if len({result["environment"]["source_sha256"] for result in results}) > 1:
+        sys.exit("the runs are of different versions of the code")
     results.sort(key=lambda result: (list(TABLE_1).index(cell_of(result)), result["seed"]))
     RESULTS.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(result) + "\n" for result in results)
@@ -73,19 +85,20 @@ def head(cell: Cell) -> str:
 
 def expectation(result: dict[str, Any]) -> str:
     """What a run of the default recipe came to, in a line."""
-    passes, seconds = result["passes"], result["train_seconds"]
+    seconds, environment = result["train_seconds"], result["environment"]
     how_long = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    count = "1 pass" if passes == 1 else f"{passes:g} passes"
+    count = "1 pass" if result["passes"] == 1 else f"{result['passes']:g} passes"
     return (
         f"{result['draws_mean_percent']:.2f} % after {count} ({how_long} on "
-        f"{result['environment']['threads']} CPU threads, seed {result['seed']})."
+        f"{environment['threads']} threads of an {environment['hardware']}, "
+        f"seed {result['seed']})."
     )
 
 
 def readme_table() -> str:
-    """The measured cells beside the paper's numbers, in Markdown."""
+    """The measured cells beside the paper's numbers, in Markdown, with the circumstances."""
     rows = [
-        "| config | paper | test error | mean of draws | parameters | passes | time |",
+        "| config | paper | test error | mean of 10 draws | parameters | passes | time |",
         "|---|---|---|---|---|---|---|",
     ]
     for result in published("default"):
@@ -95,6 +108,13 @@ def readme_table() -> str:
             f"({low:.2f} to {high:.2f}) | {result['draws_mean_percent']:.2f} "
             f"| {result['parameters']:,} | {result['passes']:g} "
             f"| {result['train_seconds'] / 60:.1f} min |"
+        )
+    for result in published("default")[:1]:
+        where = result["environment"]
+        rows.append(
+            f"\nSeed {result['seed']}, {result['training_digits']:,} training digits, the weights "
+            f"the run ended with; {where['threads']} threads of an {where['hardware']}, torch "
+            f"{where['torch']}, commit {where['commit'][:9]}."
         )
     return "\n".join(rows) + "\n"
 
