@@ -47,7 +47,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with every problem found.
     """
     path = find_config(name)
-    source = Source(path.name if Path(name).name == name else name)
+    source = Source(path.name if Path(name).name == name else str(path))
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError([f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes: not a config"])
@@ -187,22 +187,27 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
 
 def drop_what_it_replaces(data: dict[str, Any], key: Key, value: Any, source: Source) -> None:
     """Remove what the file says and an override of ``key`` makes meaningless."""
-    if key == ("distortion",) and value != data.get("distortion", DEFAULTS.distortion):
-        data.pop("distort", None)  # the parameters of another distortion
     train = data.get("train")
-    if not isinstance(train, dict):
+    changed = len(key) == 1 and value != data.get(key[0], getattr(DEFAULTS, key[0], None))
+    if changed and key == ("distortion",):
+        data.pop("distort", None)  # the parameters of another distortion
+    if not isinstance(train, dict) or value is None:
         return
     if key in (("train", "epochs"), ("train", "steps")):
         other = "steps" if key[1] == "epochs" else "epochs"
         if not source.of(("train", other)).startswith("--set"):
             train.pop(other, None)  # one duration takes the place of the other
-    if key in (("recipe",), ("backbone",)) and TrainSettings.model_fields.keys() <= train.keys():
+    if (
+        changed
+        and key in (("recipe",), ("backbone",))
+        and TrainSettings.model_fields.keys() <= train.keys()
+    ):
         del data["train"]  # a run's config.yaml: every key stands there, set by another recipe
 
 
 def line_number(problem: str) -> float:
     """The line that a problem names; those of the command line come last."""
-    match = re.match(r"[^ ]*?:(\d+): ", problem)
+    match = re.match(r"(?!--set ).*?:(\d+): ", problem)
     return int(match[1]) if match else math.inf
 
 

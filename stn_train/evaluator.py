@@ -116,7 +116,7 @@ def wilson_interval(wrong: int, count: int) -> tuple[float, float]:
 def mean_interval(rates: Tensor) -> tuple[float, float]:
     """95 % interval, in %, of the mean of each digit's own error rate (N,), digits independent."""
     mean = float(rates.mean())
-    if rates.max() == 0:  # no spread to judge by
-        return wilson_interval(0, len(rates))
+    if rates.min() == rates.max() and mean in (0, 1):  # no spread to judge by
+        return wilson_interval(round(mean) * len(rates), len(rates))
     half = 1.959964 * float(rates.std(correction=0)) / math.sqrt(len(rates))
     return 100 * max(0.0, mean - half), 100 * min(1.0, mean + half)

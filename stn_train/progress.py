@@ -74,7 +74,7 @@ class ProgressBar(Progress):
 class ProgressLines(Progress):
     """A line now and then, with the time left."""
 
-    told = 0.0
+    told, told_reading = 0.0, ""
 
     def logged(self, record: dict[str, Any]) -> None:
         """Print the reading, if the last line is some time ago."""
@@ -93,7 +93,10 @@ class ProgressLines(Progress):
         self.told, done = time.perf_counter(), self.newest["step"]
         left = (self.told - self.began) / done * (self.steps - done)
         where = f"step {done:,} of {self.steps:,} (pass {self.newest['pass']:.1f})"
-        tell(f"{where}: {self.reading()}, {left / 60:.1f} min left")
+        reading = f"{where}: {self.reading()}"
+        if reading != self.told_reading:
+            tell(f"{reading}, {left / 60:.1f} min left")
+        self.told_reading = reading
 
 
 def tell(line: str) -> None:

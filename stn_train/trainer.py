@@ -168,11 +168,11 @@ class Training:
             if self.validation:
                 self.validation_error_percent = error_percent(self.evaluated, self.validation)
                 log("validation", validation_error_percent=self.validation_error_percent)
-            self.save(run.last)
             error = self.validation_error_percent
             if error is not None and error < self.best_validation_error_percent:
                 self.best_validation_error_percent = error
                 self.save(run.best)
+            self.save(run.last)
             meter.resume()
 
     def draw_pass(self, passed: int) -> tuple[Tensor, DistortedDigits]:

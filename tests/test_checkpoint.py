@@ -24,7 +24,20 @@ def test_what_was_saved_is_loaded(checkpoint, finished, tmp_path):
     assert loaded.weights.keys() == checkpoint.weights.keys()
     for name, tensor in loaded.weights.items():
         assert torch.equal(tensor, checkpoint.weights[name])
-    assert loaded.training.keys() == {"weights", "optimizer", "schedule", "averaged"}
+    state = {"weights", "optimizer", "schedule", "averaged", "best_validation_error_percent"}
+    assert loaded.training.keys() == state
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_best_validation_error_so_far_is_saved(finished, name):
+    errors = [
+        record["validation_error_percent"]
+        for record in finished.run.read_metrics()
+        if record["kind"] == "validation"
+    ]
+    saved = load_checkpoint(getattr(finished.run, name))
+    so_far = errors[: saved.step // 10]  # 10 steps a pass
+    assert saved.training["best_validation_error_percent"] == min(so_far)
 
 
 def test_model_of_a_checkpoint_is_the_model_that_was_saved(finished):
@@ -179,7 +192,7 @@ def test_damage_is_told_in_one_line(damage, finished, tmp_path, command):
         ("flipped bit in a weight", "is damaged: wrong checksum in"),
         ("text", "is not a checkpoint of stn_train"),
         ("future format", "is not a checkpoint of stn_train, format 1"),
-        ("config is not valid", "holds a config that is not valid: .*backbone is 'RNN'"),
+        ("config is not valid", "holds a config that is not valid: its config: backbone is 'RNN'"),
         ("config has a numbered key", "holds a config that is not valid: .*[Kk]eys? "),
         ("weight is not finite", "a weight is not a finite number"),
         ("weight has another shape", "the weights do not fit the model: .*size mismatch"),

@@ -1,4 +1,6 @@
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from stn_train import cli, visualiser
+from stn_train import cli, data, visualiser
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import (
@@ -66,6 +68,10 @@ def test_help_has_an_example_and_the_exit_codes(name, command):
     assert [error.exit_code for error in errors] == [2, 3, 4, 5, 6]
     for code in (0, 1, 2, 3, 4, 5, 6, 130):
         assert f" {code} " in text.partition("Exit codes:")[2]
+    # Two paragraphs: the example does not run into the codes.
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", result.stdout)]
+    assert sum(part.startswith(f"Example: {name} ") for part in paragraphs) == 1
+    assert sum(part.startswith("Exit codes: 0 done; ") for part in paragraphs) == 1
 
 
 HELP = """
@@ -97,13 +103,17 @@ def test_list_shows_every_shipped_config_with_its_title(command):
 # Mistakes on the command line.
 
 
-def refused(result, exit_code: int) -> str:
+DIGITS = "digits: embedded: rendered from matplotlib's fonts\n"
+"""What a training says first, on standard error."""
+
+
+def refused(result, exit_code: int, before: str = "") -> str:
     """The one-problem-a-line message of a command that could not do what was asked."""
     assert result.exit_code == exit_code
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
-    assert result.stderr.startswith("error: ")
-    return result.stderr
+    assert result.stderr.startswith(f"{before}error: ")
+    return result.stderr.removeprefix(before)
 
 
 def test_no_config_is_told(command):
@@ -161,7 +171,7 @@ def test_advice_is_not_called_an_error(command, nowhere):
 def test_run_directory_in_use_is_never_overwritten(command, config, nowhere):
     (nowhere / "mine").mkdir()
     (nowhere / "mine" / "precious").write_text("mine")
-    told = refused(command("stn-train", "--config", config, "--out", "mine"), 6)
+    told = refused(command("stn-train", "--config", config, "--out", "mine"), 6, DIGITS)
     assert "mine exists already" in told
     assert [path.name for path in (nowhere / "mine").iterdir()] == ["precious"]
 
@@ -194,7 +204,7 @@ def test_trouble_from_outside_ends_in_one_line(
 
     monkeypatch.setattr("stn_train.trainer.train", train)
     result = command("stn-train", "--config", config)
-    assert refused(result, exit_code) == f"error: {told}\n"
+    assert refused(result, exit_code, DIGITS) == f"error: {told}\n"
 
 
 # stn-train.
@@ -244,6 +254,58 @@ def test_run_is_named_after_config_and_seed(command, config, nowhere, monkeypatc
     assert sorted(path.name for path in Path("runs").iterdir()) == ["tiny-seed5", "tiny-seed5-2"]
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_run_trained_again_is_named_after_its_run_directory(
+    command, config, nowhere, monkeypatch, inside
+):
+    monkeypatch.setattr(cli, "draw", lambda *_: Path("picture.png"))
+    (nowhere / "first").mkdir()
+    (nowhere / config).rename(nowhere / "first" / "config.yaml")
+    if inside:
+        monkeypatch.chdir(nowhere / "first")
+    path = "config.yaml" if inside else "first/config.yaml"
+    result = command("stn-train", "--config", path, "--seed", 6, "--device", "cpu")
+    assert result.exit_code == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["first-seed6"]
+
+
+def test_training_tells_where_its_digits_come_from_first(chain):
+    _, result = chain
+    assert result.stderr.startswith(f"{DIGITS}ST-CNN Aff on RTS: ")
+
+
+def test_training_tells_the_size_of_the_model_and_of_its_training(chain):
+    run, result = chain
+    parameters = json.loads((run / "result.json").read_text())["parameters"]
+    told = rf"^model       {parameters:,} parameters, 1 x 500 digits in \d+ s$"
+    assert re.search(told, result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("source", "distortion", "told"),
+    [
+        ("mnist", "R", ["paper       1.2 % (Table 1, mean of three runs)"]),
+        ("mnist", "E", ["paper       2.7 % (Table 1, mean of three runs)"]),
+        ("mnist", "none", []),  # not in the table
+        ("embedded", "R", []),  # other digits
+    ],
+)
+def test_published_error_stands_beside_that_of_the_same_cell_on_mnist(
+    command, config, monkeypatch, source, distortion, told
+):
+    digits = data.render_font_digits(8000, 2000, 0)  # in the place of MNIST
+    monkeypatch.setattr(data, "load_mnist", lambda _: digits)
+    monkeypatch.setattr(data, "find_raw", lambda _: Path("here"))
+    monkeypatch.setattr(cli, "draw", lambda *_: Path("picture.png"))
+    changes = [f"data.source={source}", f"distortion={distortion}", "train.epochs=1"]
+    arguments = [argument for change in changes for argument in ("--set", change)]
+    result = command("stn-train", "--config", config, "--device", "cpu", *arguments)
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if line.startswith("paper")] == told
+    if source == "mnist":
+        assert result.stderr.startswith("digits: MNIST from here\n")
+
+
 # stn-eval.
 
 
@@ -255,6 +317,20 @@ def test_eval_gives_the_number_of_the_result(chain, command):
     assert "ST-CNN Aff on RTS, seed 3, tested on RTS" in result.stdout
     assert f"test error  {summary['test_error_percent']:.2f} %" in result.stdout
     assert summary["test_sha256"] in result.stdout
+    assert result.stdout.splitlines()[1] == f"checkpoint  {run / 'last.pt'}, step 10"
+    assert "has not finished" not in result.stdout
+
+
+def test_eval_tells_that_a_run_has_not_finished(chain, command, tmp_path):
+    run, _ = chain
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half" / "result.json").unlink()
+    result = command("stn-eval", tmp_path / "half", "--device", "cpu")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1:3] == [
+        f"checkpoint  {tmp_path / 'half' / 'last.pt'}, step 10",
+        "            of a run that has not finished",
+    ]
 
 
 def test_eval_as_json_is_the_result(chain, command):
@@ -265,6 +341,7 @@ def test_eval_as_json_is_the_result(chain, command):
     for key in compared | {"test_sha256", "draws_percent", "draws_mean_interval_95_percent"}:
         assert shown[key] == summary[key]
     assert (shown["step"], shown["trained_on"], shown["distortion"]) == (10, "RTS", "RTS")
+    assert shown["distort"] == summary["config"]["distort"] == DISTORTIONS["RTS"]().model_dump()
     assert shown["checkpoint"] == str(run / "last.pt")
 
 
@@ -297,6 +374,7 @@ def test_model_of_large_images_can_be_tested_on_every_distortion(chain, command,
     run, _ = chain
     shown = json.loads(command("stn-eval", run, "--json", "--distortion", name).stdout)
     assert (shown["trained_on"], shown["distortion"]) == ("RTS", name)
+    assert shown["distort"] == DISTORTIONS[name](canvas_px=42).model_dump()
 
 
 def test_other_distortion_has_another_test_set(finished, command):
@@ -342,6 +420,27 @@ def test_picture_lies_beside_the_checkpoint(chain, command, arguments, name):
     assert result.exit_code == 0
     assert result.stdout == f"picture     {run / name}\n"
     assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "best-grid.png"),
+        (["--picture", "means"], "best-means.png"),
+        (["--misclassified", "--digits", "3"], "best-misclassified.png"),
+    ],
+)
+def test_picture_of_another_checkpoint_leaves_those_of_the_run_alone(
+    chain, command, tmp_path, arguments, name
+):
+    run, _ = chain
+    shutil.copytree(run, tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    result = command("stn-visualize", tmp_path / "run" / "best.pt", *arguments)
+    assert result.stdout == f"picture     {tmp_path / 'run' / name}\n"
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert after.pop(name).startswith(b"\x89PNG")
+    assert after == before
 
 
 @pytest.mark.parametrize(

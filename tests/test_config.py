@@ -33,7 +33,7 @@ def test_default_is_the_best_cell_of_the_paper_on_mnist():
     config = Config()
     assert (config.distortion, config.backbone, config.transform) == ("RTS", "CNN", "Aff")
     assert config.distort == DISTORTIONS["RTS"]()
-    assert (config.data.source, config.data.validation) == ("mnist", 5000)
+    assert (config.data.source, config.data.validation) == ("mnist", None)
     assert config.evaluate.draws == 10
     assert config.recipe == "default"
 
@@ -196,3 +196,34 @@ def test_recipe_leaves_its_input_alone():
     data = {"recipe": "paper", "train": {"momentum": 0.5}}
     assert with_recipe(data)["train"] == PAPER | {"momentum": 0.5}
     assert data == {"recipe": "paper", "train": {"momentum": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"recipe": "paper"},
+        {"backbone": "FCN"},
+        {"backbone": "tutorial", "distortion": "none"},
+        {"recipe": "paper", "backbone": "FCN", "train": {"momentum": 0.5}},
+        {"recipe": "paper", "train": {"epochs": 3}},
+    ],
+)
+def test_config_made_in_python_is_the_one_from_yaml(data):
+    assert Config(**data) == Config.model_validate(data) == checked(**data)
+
+
+def test_recipe_and_backbone_count_in_python():
+    assert (Config(recipe="paper").train.steps, Config(recipe="paper").train.epochs) == (
+        PAPER["steps"],
+        None,
+    )
+    assert Config(recipe="paper").train.optimizer == "sgd"
+    for backbone in ("FCN", "CNN", "tutorial"):
+        epochs = RECIPES["default"][backbone]["epochs"]
+        assert Config(backbone=backbone).train.epochs == epochs
+
+
+def test_whole_train_section_in_python_is_taken_as_it_is():
+    train = TrainSettings(epochs=7)
+    assert Config(recipe="paper", train=train).train == train

@@ -1,7 +1,9 @@
 import pytest
+import yaml
 
 from stn_train.config import Config
 from stn_train.config_file import MAX_CONFIG_BYTES, find_config, load_config, shipped_configs
+from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
 
 
@@ -53,7 +55,7 @@ distort:
 
 def test_all_mistakes_are_told_at_once_with_their_lines(problems):
     told = problems(MANY_MISTAKES, "evaluate.draws=0")
-    assert set(told) == {
+    assert told == [
         "c.yaml:1: unknown key distorton (did you mean distortion?)",
         "c.yaml:2: transform is 'affine'; it can be Aff, Proj, TPS, none (did you mean Aff?)",
         "c.yaml:3: seed is -1; it must be at least 0",
@@ -69,8 +71,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(problems):
         "c.yaml:15: model.hidden is 0; it must be at least 1",
         "c.yaml:17: unknown key distort.max_angle (did you mean max_angle_deg?)",
         "--set evaluate.draws=0: evaluate.draws is 0; it must be at least 1",
-    }
-    assert len(told) == 14
+    ]
 
 
 def test_an_error_is_one_line_a_problem(load):
@@ -225,6 +226,120 @@ def test_last_override_wins_and_others_stay(load):
 
 def test_override_of_the_distortion_changes_its_parameters(load):
     assert load("distortion: R\n", "distortion=RTS").distort.canvas_px == 42
+
+
+# What an override makes meaningless in the file.
+
+OWN = "distortion: R\ndistort: {max_angle_deg: 10.0}\n"
+
+
+def test_other_distortion_drops_the_parameters_of_the_files(load):
+    for name in ("RTS", "P", "E", "none"):
+        assert load(OWN, f"distortion={name}").distort == DISTORTIONS[name]()
+
+
+def test_same_distortion_keeps_the_parameters_of_the_file(load):
+    assert load(OWN, "distortion=R").distort == DISTORTIONS["R"](max_angle_deg=10.0)
+    default = "distort: {max_shift_px: 1.0}\n"  # of RTS, the default
+    assert load(default, "distortion=RTS").distort == DISTORTIONS["RTS"](max_shift_px=1.0)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_parameters_on_the_command_line_are_the_new_distortions(load, problems, turned):
+    overrides = ["distortion=RTS", "distort.max_shift_px=3.0"]
+    config = load(OWN, *(reversed(overrides) if turned else overrides))
+    assert config.distort == DISTORTIONS["RTS"](max_shift_px=3.0)
+    (problem,) = problems(OWN, "distort.control_side=3", "distortion=RTS")
+    assert problem.startswith("--set distort.control_side=3: unknown key distort.control_side")
+
+
+def whole(**changes) -> str:
+    """The config.yaml of a run."""
+    return yaml.safe_dump(Config.model_validate(changes).as_dict(), sort_keys=False)
+
+
+@pytest.mark.parametrize("override", ["recipe=paper", "backbone=FCN", "backbone=tutorial"])
+def test_other_recipe_or_backbone_drops_the_train_section_of_a_run(load, override):
+    run = whole(transform="none", seed=9, train={"epochs": 3, "learning_rate": 0.5})
+    key, _, value = override.partition("=")
+    config = load(run, override)
+    assert config == Config.model_validate({"transform": "none", "seed": 9, key: value})
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_train_settings_on_the_command_line_stay_whatever_their_order(load, turned):
+    overrides = ["recipe=paper", "train.momentum=0.25"]
+    config = load(whole(train={"epochs": 3}), *(reversed(overrides) if turned else overrides))
+    assert config == Config(recipe="paper", train={"momentum": 0.25})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("override", ["recipe=paper", "backbone=FCN"])
+def test_other_recipe_or_backbone_keeps_what_the_file_says_of_training(load, override):
+    key, _, value = override.partition("=")
+    own = {"learning_rate": 0.5, "log_every": 7}
+    config = load("train: {learning_rate: 0.5, log_every: 7}\n", override)
+    assert config == Config.model_validate({key: value, "train": own})
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "duration"),
+    [
+        ("train: {epochs: 3}\n", "train.steps=5", (None, 5)),
+        ("train: {steps: 3}\n", "train.epochs=5", (5, None)),
+        ("train: {epochs: 3, log_every: 2}\n", "train.epochs=5", (5, None)),
+        ("recipe: paper\n", "train.epochs=5", (5, None)),
+        (whole(), "train.steps=5", (None, 5)),
+        (whole(recipe="paper"), "train.epochs=5", (5, None)),
+    ],
+)
+def test_duration_on_the_command_line_takes_the_place_of_the_files(load, text, override, duration):
+    train = load(text, override).train
+    assert (train.epochs, train.steps) == duration
+
+
+def test_no_duration_on_the_command_line_leaves_the_files(load):
+    assert load("train: {epochs: 3}\n", "train.steps=null").train.epochs == 3
+
+
+@pytest.mark.parametrize("text", ["", "train: {epochs: 3}\n", "train: {steps: 3}\n"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_durations_on_the_command_line_are_refused(problems, text, turned):
+    overrides = ["train.epochs=5", "train.steps=7"]
+    (problem,) = problems(text, *(reversed(overrides) if turned else overrides))
+    assert problem.endswith("give either epochs or steps, not both or none")
+
+
+def test_problems_stand_in_the_order_of_the_file_and_the_command_line_comes_last(problems):
+    text = "model:\n  hidden: 0\nseed: -1\ntrain:\n  momentum: 2\n  epochs: 1\n  epochs: 2\nx: 1\n"
+    told = problems(text, "evaluate.draws=0", "train.batch_size")
+    places = [problem.split(": ")[0] for problem in told]
+    assert places == [
+        *(f"c.yaml:{line}" for line in (2, 3, 5, 7, 8)),
+        "--set train.batch_size",
+        "--set evaluate.draws=0",
+    ]
+
+
+def test_problems_of_a_file_with_a_space_in_its_name_stand_in_order(load, tmp_path):
+    (tmp_path / "my c.yaml").write_text("seed: -1\ntrain:\n  epochs: 1\n  epochs: 2\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config("my c.yaml", ["evaluate.draws"])
+    places = [problem.split(": ")[0] for problem in caught.value.problems]
+    assert places == ["my c.yaml:1", "my c.yaml:4", "--set evaluate.draws"]
+
+
+def test_tenth_line_comes_after_the_second(problems):
+    told = problems("\nseed: -1\n" + "\n" * 7 + "x: 1\n")
+    assert [problem.split(": ")[0] for problem in told] == ["c.yaml:2", "c.yaml:10"]
+
+
+def test_file_is_named_as_the_user_named_it(load, tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.yaml").write_text("seed: -1\n")
+    for name in ("sub/c.yaml", str(tmp_path / "sub" / "c.yaml")):
+        with pytest.raises(ConfigError) as caught:
+            load_config(name)
+        assert caught.value.problems == [f"{name}:1: seed is -1; it must be at least 0"]
 
 
 @pytest.mark.parametrize("override", ["seed", "=3", "train..epochs=3", ".seed=3", "train.=3", ""])

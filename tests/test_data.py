@@ -1,12 +1,14 @@
 import pytest
 import torch
 
+from stn_train import data
 from stn_train.config import DataSettings
-from stn_train.data import DistortedDigits, load_splits, validation_set
+from stn_train.data import DistortedDigits, Splits, load_splits, validation_set
 from stn_train.data import test_set as fixed_test_set
 from stn_train.digits import Digits
 from stn_train.distortions import DISTORTIONS, distort
 from stn_train.errors import ConfigError
+from stn_train.mnist import find_raw
 
 RTS_DRAW_0_SHA256 = "deb34783199e5831ea16b9bc7c0454f72926466f729dbfae787815039679be1a"
 """The test set of every RTS number in the README. It may change only with the distortion."""
@@ -14,6 +16,10 @@ RTS_DRAW_0_SHA256 = "deb34783199e5831ea16b9bc7c0454f72926466f729dbfae78781503967
 
 def settings(**changes) -> DataSettings:
     return DataSettings.model_validate({"source": "embedded", "validation": 100, **changes})
+
+
+def lengths(splits: Splits) -> list[int]:
+    return [len(part) for part in (splits.training, splits.validation, splits.test)]
 
 
 def same(one: Digits, other: Digits) -> bool:
@@ -30,13 +36,13 @@ def test_validation_is_the_end_of_the_training_digits():
 
 def test_no_validation_leaves_all_digits_for_training():
     split = load_splits(settings(validation=0))
-    assert [len(part) for part in split] == [8000, 0, 2000]
+    assert lengths(split) == [8000, 0, 2000]
 
 
 def test_smaller_sets_are_the_first_digits():
     everything = load_splits(settings(validation=0))
     split = load_splits(settings(training_digits=300, test_digits=50))
-    assert [len(part) for part in split] == [200, 100, 50]
+    assert lengths(split) == [200, 100, 50]
     assert same(split.training, everything.training[:200])
     assert same(split.validation, everything.training[200:300])
     assert same(split.test, everything.test[:50])
@@ -51,13 +57,50 @@ def test_validation_must_leave_digits_to_train_on(validation):
 
 def test_one_training_digit_is_enough():
     split = load_splits(settings(training_digits=101, validation=100))
-    assert [len(part) for part in split] == [1, 100, 2000]
+    assert lengths(split) == [1, 100, 2000]
 
 
 def test_real_mnist_is_split_55000_5000_10000(real_mnist, monkeypatch):
     monkeypatch.setattr("stn_train.data.load_mnist", lambda data_dir: real_mnist)
     split = load_splits(DataSettings())
-    assert [len(part) for part in split] == [55_000, 5_000, 10_000]
+    assert lengths(split) == [55_000, 5_000, 10_000]
+    raw = find_raw()
+    assert raw is not None
+    assert split.origin == f"MNIST from {raw}"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("mnist", [3000, 5000, 2000]), ("embedded", [7000, 1000, 2000])],
+)
+def test_validation_is_as_large_as_the_source_allows_by_default(source, expected, monkeypatch):
+    digits = data.render_font_digits(8000, 2000, 0)
+    monkeypatch.setattr(data, "load_mnist", lambda _: digits)
+    assert lengths(load_splits(DataSettings(source=source))) == expected
+    explicit = load_splits(DataSettings(source=source, validation=expected[1]))
+    assert same(load_splits(DataSettings(source=source)).validation, explicit.validation)
+
+
+def test_splits_tell_the_folder_that_mnist_was_read_from(monkeypatch, tmp_path):
+    digits = data.render_font_digits(8000, 2000, 0)
+    monkeypatch.setattr(data, "load_mnist", lambda _: digits)
+    monkeypatch.setattr(data, "find_raw", lambda named: named / "MNIST" / "raw")
+    told = load_splits(DataSettings(), tmp_path).origin
+    assert told == f"MNIST from {tmp_path / 'MNIST' / 'raw'}"
+
+
+def test_splits_tell_that_digits_are_rendered(splits):
+    assert splits.origin == "embedded: rendered from matplotlib's fonts"
+
+
+def test_splits_move_to_a_device_as_a_whole(splits):
+    moved = splits.to(torch.device("meta"))
+    for part, there in zip(splits[:3], moved[:3], strict=True):
+        assert (there.images.device.type, there.labels.device.type) == ("meta", "meta")
+        assert there.images.shape == part.images.shape
+    assert moved.origin == splits.origin
+    stayed = splits.to(torch.device("cpu"))
+    assert all(same(part, there) for part, there in zip(splits[:3], stayed[:3], strict=True))
 
 
 # Draws.

@@ -3,8 +3,11 @@ import re
 import shutil
 import subprocess
 
+import matplotlib
+import numpy as np
 import pytest
 import torch
+import torchvision
 
 from stn_train import environment
 from stn_train.environment import choose_device, commit, describe_environment, source_sha256
@@ -48,7 +51,12 @@ def test_environment_is_plain_data_with_what_a_result_must_state():
     described = describe_environment(torch.device("cpu"))
     assert json.loads(json.dumps(described)) == described
     stated = {"stn_train", "commit", "source_sha256", "python", "torch", "torchvision"}
+    stated |= {"numpy", "matplotlib"}
     assert stated | {"device", "hardware", "threads", "command"} <= described.keys()
+    versions = {"torch": torch, "torchvision": torchvision, "numpy": np, "matplotlib": matplotlib}
+    for name, library in versions.items():
+        # Up to the build, "+cu132", which not every library's metadata have.
+        assert described[name].partition("+")[0] == library.__version__.partition("+")[0]
     assert described["device"] == "cpu"
     assert described["hardware"]
     assert described["threads"] == torch.get_num_threads()
@@ -58,11 +66,16 @@ def test_source_hash_tells_a_changed_module(monkeypatch, tmp_path):
     (tmp_path / "module.py").write_text("a = 1\n")
     monkeypatch.setattr(environment, "PACKAGE", tmp_path)
     before = source_sha256()
-    (tmp_path / "_version.py").write_text("version = 2\n")
     (tmp_path / "notes.txt").write_text("")
     assert source_sha256() == before
     (tmp_path / "module.py").write_text("a = 2\n")
-    assert source_sha256() != before
+    changed = source_sha256()
+    assert changed != before
+    (tmp_path / "_version.py").write_text("version = 2\n")  # every module counts
+    assert source_sha256() not in (before, changed)
+    (tmp_path / "_version.py").unlink()
+    (tmp_path / "module.py").rename(tmp_path / "renamed.py")
+    assert source_sha256() not in (before, changed)
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -92,7 +105,7 @@ def test_commit_of_a_checkout_says_whether_it_was_changed(monkeypatch, tmp_path)
     ("version", "named"),
     [
         ("0.1.dev7+g1a2b3c4", "1a2b3c4"),
-        ("0.1.dev7+g1a2b3c4.d20260101", "1a2b3c4"),
+        ("0.1.dev7+g1a2b3c4.d20260101", "1a2b3c4-dirty"),
         ("1.0", None),
         ("1.0+d20260101", None),  # a changed checkout of a tag: the date is not a commit
         ("not installed", None),

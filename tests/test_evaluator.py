@@ -136,5 +136,20 @@ def test_interval_of_the_mean_counts_each_digit_once():
 
 
 def test_intervals_stay_between_0_and_100():
-    assert mean_interval(torch.zeros(50, dtype=torch.float64)) == (0.0, 0.0)
+    assert mean_interval(torch.tensor([0.0, 0.01], dtype=torch.float64))[0] == 0.0
     assert mean_interval(torch.tensor([1.0, 0.99], dtype=torch.float64))[1] == 100.0
+
+
+@pytest.mark.parametrize("count", [1, 50, 10_000])
+def test_interval_of_a_mean_without_errors_is_wilsons(count):
+    interval = mean_interval(torch.zeros(count, dtype=torch.float64))
+    assert interval == wilson_interval(0, count)
+    # Its upper end p solves p^2 = z^2 p (1 - p) / count.
+    assert interval == pytest.approx((0.0, 100 * 1.959964**2 / (count + 1.959964**2)))
+
+
+def test_one_error_in_one_draw_has_a_spread_of_its_own():
+    rates = torch.zeros(100, dtype=torch.float64)
+    rates[7] = 0.1
+    half = 1.959964 * (0.01 * 0.1**2 * 0.99 / 100) ** 0.5  # variance p (1 - p) 0.1^2, p = 1/100
+    assert mean_interval(rates) == pytest.approx((0.0, 100 * (0.001 + half)))

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field, ValidationError
 from torch import Generator, Tensor
 
+import stn_train
+from stn_train import geometry
 from stn_train.config import Config
 from stn_train.distortions import DISTORTIONS, Distortion, distort, draw_uniform
 from stn_train.models import build_model
@@ -120,3 +122,14 @@ def test_the_new_transform_equals_affine_grid():
     matrices[:, :, 2] = theta[:, 1:]
     expected = F.affine_grid(matrices, [2, 1, 5, 8], align_corners=False)
     torch.testing.assert_close(AttentionGrid()(theta, (5, 8)), expected)
+
+
+@pytest.mark.parametrize("name", stn_train.__all__)
+def test_every_public_name_can_be_imported(name):
+    assert getattr(stn_train, name) is not None
+    assert stn_train.HOMES.keys() == set(stn_train.__all__)
+
+
+def test_maps_in_pixels_are_public():
+    assert stn_train.theta_from_pixel_matrix is geometry.theta_from_pixel_matrix
+    assert stn_train.pixel_matrix_from_theta is geometry.pixel_matrix_from_theta

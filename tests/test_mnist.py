@@ -290,7 +290,7 @@ def test_failed_download_leaves_no_file(mirror, nowhere, monkeypatch, trouble):
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", third_fails)
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: .*cut"):
         load_mnist(nowhere / "new")
-    assert [*(nowhere / "new" / "MNIST" / "raw").iterdir()] == []
+    assert not (nowhere / "new").exists()
 
 
 def test_interrupted_download_leaves_no_file(mirror, nowhere, monkeypatch):
@@ -301,7 +301,7 @@ def test_interrupted_download_leaves_no_file(mirror, nowhere, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_mnist(nowhere / "new")
-    assert [*(nowhere / "new" / "MNIST" / "raw").iterdir()] == []
+    assert not (nowhere / "new").exists()
     assert find_raw(nowhere / "new") is None
 
 
@@ -312,6 +312,40 @@ def test_damaged_download_is_told_and_not_kept(mirror, nowhere):
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: .*header reads"):
         load_mnist(nowhere / "new")
     assert find_raw(nowhere / "new") is None
+    assert not (nowhere / "new").exists()
+
+
+@pytest.mark.parametrize("trouble", [OSError("cut"), KeyboardInterrupt()], ids=["cut", "interrupt"])
+@pytest.mark.parametrize("there", ["new", "new/MNIST", "new/MNIST/raw"])
+def test_failed_download_keeps_the_folders_that_were_there(nowhere, monkeypatch, trouble, there):
+    def fails(url, root, filename, md5):
+        Path(root, filename).write_bytes(b"half")
+        raise trouble
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", fails)
+    (nowhere / there).mkdir(parents=True)
+    with pytest.raises((DataError, KeyboardInterrupt)):
+        load_mnist(nowhere / "new")
+    assert (nowhere / there).is_dir()
+    assert [*(nowhere / there).iterdir()] == []
+
+
+def test_failed_download_keeps_what_others_put_into_its_folders(nowhere, monkeypatch):
+    def fails(url, root, filename, md5):
+        (nowhere / "new" / "mine").write_text("mine")
+        raise OSError("cut")
+
+    monkeypatch.setattr(torchvision.datasets.utils, "download_url", fails)
+    with pytest.raises(DataError, match="cut"):
+        load_mnist(nowhere / "new")
+    assert [path.name for path in (nowhere / "new").iterdir()] == ["mine"]
+    assert (nowhere / "new" / "mine").read_text() == "mine"
+
+
+def test_failed_download_to_the_cache_leaves_no_cache(nowhere):
+    with pytest.raises(DataError, match="no network"):
+        load_mnist()
+    assert [*nowhere.iterdir()] == []
 
 
 def test_folder_that_cannot_be_made_is_told(mirror, nowhere):

@@ -2,12 +2,18 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
 from stn_train.models import build_model
-from stn_train.optimisation import build_optimizer, build_schedule, steps_per_pass, total_steps
+from stn_train.optimisation import (
+    build_average,
+    build_optimizer,
+    build_schedule,
+    steps_per_pass,
+    total_steps,
+)
 
 
 def settings(**changes) -> TrainSettings:
@@ -114,22 +120,79 @@ def test_localisation_network_has_its_share_of_the_learning_rate(name, schedule)
     optimizer = build_optimizer(network, train)
     schedule = build_schedule(optimizer, train, 10)
     for _ in range(10):
-        rate, localisation_rate = (group["lr"] for group in optimizer.param_groups)
+        taken = rate_of_each(optimizer)
+        (rate,) = {taken[weight] for weight in network.classifier.parameters()}
+        (localisation_rate,) = {taken[weight] for weight in network.transformer.parameters()}
         assert localisation_rate == pytest.approx(0.1 * rate)
         optimizer.step()
         schedule.step()
 
 
-def test_sgd_takes_momentum_and_weight_decay():
+def rate_of_each(optimizer: torch.optim.Optimizer, name: str = "lr") -> dict[Tensor, float]:
+    """A setting of each parameter's group."""
+    return {weight: group[name] for group in optimizer.param_groups for weight in group["params"]}
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize("backbone", ["FCN", "CNN", "tutorial"])
+@pytest.mark.parametrize("transform", ["none", "Aff", "TPS"])
+def test_weights_decay_and_biases_do_not(name, kind, backbone, transform):
+    network, train = model(
+        backbone=backbone,
+        transform=transform,
+        train={"optimizer": name, "weight_decay": 0.01},
+    )
+    optimizer = build_optimizer(network, train)
+    assert isinstance(optimizer, kind)
+    decay = rate_of_each(optimizer, "weight_decay")
+    for parameter, weight in network.named_parameters():
+        assert decay[weight] == {"weight": 0.01, "bias": 0.0}[parameter.rsplit(".", 1)[1]]
+
+
+def test_sgd_takes_momentum():
     network, train = model(train={"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.01})
-    optimizer = build_optimizer(network, train)
-    assert isinstance(optimizer, torch.optim.SGD)
-    for group in optimizer.param_groups:
-        assert (group["momentum"], group["weight_decay"]) == (0.7, 0.01)
+    momenta = rate_of_each(build_optimizer(network, train), "momentum")
+    assert set(momenta.values()) == {0.7}
 
 
-def test_adamw_takes_weight_decay():
-    network, train = model(train={"optimizer": "adamw", "weight_decay": 0.01})
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("transform", ["Aff", "Proj", "TPS"])
+def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform):
+    network, train = model(
+        transform=transform,
+        train={
+            "optimizer": name,
+            "momentum": 0.0,
+            "learning_rate": 0.1,
+            "weight_decay": 0.5,
+            "localisation_learning_rate_scale": 0.2,
+        },
+    )
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
     optimizer = build_optimizer(network, train)
-    assert isinstance(optimizer, torch.optim.AdamW)
-    assert all(group["weight_decay"] == 0.01 for group in optimizer.param_groups)
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    regression = network.transformer.regression
+    assert torch.equal(regression.bias, network.transformer.transform.identity)
+    for key, value in network.named_parameters():
+        rate = 0.1 * (0.2 if key.startswith("transformer.") else 1.0)
+        shrunk = 1.0 if key.endswith("bias") else 1 - 0.5 * rate
+        torch.testing.assert_close(value.detach(), shrunk * before[key])
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.2, 0.3, 0.999])
+def test_average_forgets_the_first_weights_soon(decay):
+    network, _ = model()
+    average = build_average(network, decay)
+    expected = None
+    for number in range(30):
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.fill_(number**2)
+        average.update_parameters(network)
+        share = min(decay, (1 + number) / (10 + number))
+        expected = number**2 if expected is None else share * expected + (1 - share) * number**2
+        for weight in average.module.parameters():
+            torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))
+    assert int(average.n_averaged) == 30

@@ -58,10 +58,53 @@ def test_lines_come_seldom_but_the_last_always(lines, clock, capsys):
     for step in range(1, 101):
         clock.now += 1
         lines.logged(reading(step))
+    lines.stopped()
     told = capsys.readouterr().err.splitlines()
-    assert 5 <= len(told) <= 15
-    assert told[-1].startswith("step 100 of 100")
-    assert told[-1].endswith("0.0 min left")
+    assert told[-1] == "testing ..."
+    assert 5 <= len(told) - 1 <= 15
+    assert told[-2].startswith("step 100 of 100")
+    assert told[-2].endswith("0.0 min left")
+    assert sum(line.startswith("step 100 of 100") for line in told) == 1
+
+
+def test_last_line_waits_for_the_last_validation(lines, clock, capsys):
+    capsys.readouterr()
+    clock.now += 60
+    lines.logged(reading(100))
+    clock.now += 60
+    lines.logged({"step": 100, "pass": 10.0, "validation_error_percent": 2.5})
+    assert capsys.readouterr().err == ""
+    lines.stopped()
+    assert capsys.readouterr().err.splitlines() == [
+        "step 100 of 100 (pass 10.0): loss 0.5000, validation error 2.50 %, 1,234 images/s, "
+        "0.0 min left",
+        "testing ...",
+    ]
+
+
+def test_run_cut_short_is_told_where_it_stood(lines, clock, capsys):
+    clock.now += 60
+    lines.logged(reading(25))
+    clock.now += 5
+    lines.logged(reading(30))
+    capsys.readouterr()
+    lines.stopped()
+    told = capsys.readouterr().err
+    assert told.startswith("step 30 of 100 (pass 3.0): loss 0.5000, ")
+    assert told.count("\n") == 1
+
+
+def test_line_that_was_just_told_is_not_repeated(lines, clock, capsys):
+    clock.now += 60
+    lines.logged(reading(25))
+    lines.stopped()
+    assert capsys.readouterr().err.count("step 25 of 100") == 1
+
+
+def test_run_cut_short_before_its_first_reading_tells_nothing(lines, capsys):
+    capsys.readouterr()
+    lines.stopped()
+    assert capsys.readouterr().err == ""
 
 
 def test_validation_error_is_told_from_then_on(lines, clock, capsys):

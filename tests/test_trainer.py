@@ -8,6 +8,7 @@ from torch import Tensor
 
 from stn_train.checkpoint import load_checkpoint
 from stn_train.config import Config
+from stn_train.config_file import Source, check
 from stn_train.data import Splits, load_splits
 from stn_train.errors import DivergenceError
 from stn_train.evaluator import evaluate
@@ -66,6 +67,8 @@ def test_result_states_what_it_was_measured_on(finished, splits):
     assert result["parameters"] == parameter_count(model)
     assert result["localisation_parameters"] == parameter_count(model.transformer)
     assert 0 < result["train_seconds"] < result["total_seconds"]
+    assert result["config"] == finished.config.as_dict()
+    assert check(result["config"], Source("result")) == finished.config
 
 
 def test_metrics_have_the_loss_at_each_logging_point_and_the_error_after_each_pass(finished):
@@ -216,8 +219,11 @@ def test_average_is_a_decaying_mean_over_steps(tiny, splits, tmp_path):
         return weights(config, splits, RunDirectory.claim(tmp_path / f"{steps}-{len(settings)}"))
 
     first, second, averaged = after(1), after(2), after(2, ema_decay=0.75)
+    low = after(2, ema_decay=0.15, label_smoothing=0.0)
     for name, value in averaged.items():
-        torch.testing.assert_close(value, 0.75 * first[name] + 0.25 * second[name])
+        # The decay is still rising: at the second step it is 2/11.
+        torch.testing.assert_close(value, 2 / 11 * first[name] + 9 / 11 * second[name])
+        torch.testing.assert_close(low[name], 0.15 * first[name] + 0.85 * second[name])
 
 
 def test_without_average_the_last_weights_count(finished):
@@ -280,16 +286,24 @@ def test_divergence_names_step_and_learning_rate(tiny, splits, tmp_path):
     assert not run.result.exists()
 
 
-@pytest.mark.parametrize("log_every", [5, 50])
+@pytest.mark.parametrize(
+    ("log_every", "validate_every", "noticed"),
+    [
+        (5, 1, 5),  # at a logging point
+        (50, 1, 10),  # after the first pass, by its weights
+        (50, 2, 20),  # at the end
+        (15, 2, 15),
+    ],
+)
 def test_divergence_noticed_late_is_told_with_a_step_that_was_taken(
-    tiny, splits, tmp_path, log_every
+    tiny, splits, tmp_path, log_every, validate_every, noticed
 ):
-    training = Training(tiny(train={**DIVERGING, "log_every": log_every}), splits, CPU)
+    late = {**DIVERGING, "log_every": log_every, "validate_every": validate_every}
+    training = Training(tiny(train=late), splits, CPU)
     training.device = torch.device("cuda")  # where the loss is asked for at logging points alone
     with pytest.raises(DivergenceError) as caught:
         training.run(RunDirectory.claim(tmp_path / "run"), Observer())
-    step, steps = step_told(caught.value)
-    assert step == min(log_every, steps)
+    assert step_told(caught.value) == (noticed, 20)
 
 
 def test_weights_that_the_last_step_broke_are_not_tested(tiny, splits, tmp_path, monkeypatch):
@@ -305,6 +319,59 @@ def test_weights_that_the_last_step_broke_are_not_tested(tiny, splits, tmp_path,
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError):
         train(tiny(), splits, run, CPU)
+    assert not run.result.exists()
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_broken_weights_are_noticed_before_they_are_validated_or_saved(
+    tiny, splits, tmp_path, monkeypatch, device, value, ema_decay
+):
+    take_step = Training.take_step
+
+    def breaks_at_the_end_of_the_second_pass(training, images, labels):
+        loss = take_step(training, images, labels)  # finite: it is from before the update
+        if training.step == 20:
+            torch.nn.init.constant_(training.evaluated.classifier[1].weight, value)
+        return loss
+
+    monkeypatch.setattr(Training, "take_step", breaks_at_the_end_of_the_second_pass)
+    training = Training(tiny(train={"epochs": 3, "ema_decay": ema_decay}), splits, CPU)
+    training.device = torch.device(device)  # off the CPU, steps do not look at the loss
+    run = RunDirectory.claim(tmp_path / "run")
+    with pytest.raises(DivergenceError, match="at step 20 of 30"):
+        training.run(run, Observer())
+    assert_left_as_after_the_first_pass(run)
+
+
+def test_loss_that_no_step_looks_at_does_not_reach_the_checkpoint(
+    tiny, splits, tmp_path, monkeypatch
+):
+    take_step = Training.take_step
+
+    def explodes_in_the_second_pass(training, images, labels):
+        if training.step == 12:
+            images = images * torch.inf
+        return take_step(training, images, labels)
+
+    monkeypatch.setattr(Training, "take_step", explodes_in_the_second_pass)
+    training = Training(tiny(train={"log_every": 50}), splits, CPU)
+    training.steps = 30  # neither logged nor ended at step 20
+    training.device = torch.device("cuda")
+    run = RunDirectory.claim(tmp_path / "run")
+    with pytest.raises(DivergenceError, match="at step 20 of 30"):
+        training.run(run, Observer())
+    assert_left_as_after_the_first_pass(run)
+
+
+def assert_left_as_after_the_first_pass(run: RunDirectory) -> None:
+    assert [record["step"] for record in records(run, "validation")] == [10]
+    for path in (run.last, run.best):
+        checkpoint = load_checkpoint(path)
+        assert checkpoint.step == 10
+        assert all(weight.isfinite().all() for weight in checkpoint.weights.values())
+        assert load_run(path).step == 10
     assert not run.result.exists()
 
 

@@ -152,3 +152,30 @@ def test_tps_passes_through_its_control_points(dtype):
 def test_tps_needs_two_control_points_a_side(side):
     with pytest.raises(ValueError, match=f"at least 2 x 2 control points, got {side}"):
         TPSGrid(side)
+
+
+@EVERY_TRANSFORM
+def test_theta_of_another_shape_is_refused(transform):
+    transform = transform()
+    count = transform.parameter_count
+    shapes = [
+        (count,),
+        (2, count - 1),
+        (2, count + 1),
+        (2, 2 * count),
+        (1, 2, count),
+        (2, count, 1),
+    ]
+    for shape in shapes:
+        with pytest.raises(ValueError, match="theta must be") as caught:
+            transform(torch.zeros(shape), (5, 8))
+        assert str(caught.value) == f"theta must be (B, {count}), got {shape}"
+
+
+@EVERY_TRANSFORM
+def test_theta_may_be_of_any_strides(transform):
+    transform = transform()
+    theta = thetas(transform, 3, 0.1)
+    strided = theta.T.contiguous().T
+    assert not strided.is_contiguous()
+    assert torch.equal(transform(strided, (5, 8)), transform(theta, (5, 8)))

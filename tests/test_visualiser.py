@@ -95,3 +95,37 @@ def test_curves_plot_what_was_logged_and_say_where_nothing_was(tmp_path):
     path = visualiser.save(figure, tmp_path / "made" / "curves.png")
     assert path.read_bytes().startswith(b"\x89PNG")
     assert validation.get_ylabel() == "validation error (%)"
+
+
+def test_class_means_are_the_same_in_any_batches(tmp_path, monkeypatch):
+    run, test = fresh_run(tmp_path, distortion="R", transform="Aff")
+    warp, seen = run.model.warp, []
+
+    def counted(images):
+        seen.append(len(images))
+        return warp(images)
+
+    def means(batch: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(visualiser, "BATCH", batch)
+        seen.clear()
+        figure = visualiser.class_means(run, test)
+        return [torch.as_tensor(axis.images[0].get_array().data) for axis in figure.axes]
+
+    monkeypatch.setattr(run.model, "warp", counted)
+    whole = means(1000)
+    assert seen == [60]
+    parts = means(25)
+    assert seen == [25, 25, 10]
+    assert len(whole) == len(parts) == 20
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
+def test_class_means_take_the_first_digits_of_a_large_set(tmp_path, monkeypatch):
+    run, test = fresh_run(tmp_path, distortion="R")
+    monkeypatch.setattr(visualiser, "MEANS_DIGITS", 40)
+    figure = visualiser.class_means(run, test)
+    assert "over 40 test digits" in texts(figure)
+    shown = torch.as_tensor(figure.axes[3].images[0].get_array().data)
+    images, labels = fixed_test_set(test[:40], run.config.distort, 0).batch(slice(None))
+    torch.testing.assert_close(shown, images[labels == 3, 0].mean(0))
