@@ -27,6 +27,7 @@ from torch import Generator, Tensor
 from stn_train.digits import SIDE, Digits
 from stn_train.geometry import (
     affine_map,
+    combine,
     control_grid,
     pixel_centres,
     projective_map,
@@ -245,7 +246,7 @@ class Elastic(ScaledDistortion):
         control, solver = (part.to(points) for part in elastic_system(self.control_side))
         basis = thin_plate_basis(points / edge, control, solver)  # (N, K)
         read_from = (control * edge + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
-        return torch.matmul(basis, read_from)  # (B, N, 2)
+        return combine(read_from.mT, basis)  # (B, N, 2)
 
 
 @functools.cache

@@ -51,13 +51,25 @@ def sample(images: Tensor, grid: Tensor) -> Tensor:
     )
 
 
+def combine(weights: Tensor, basis: Tensor) -> Tensor:
+    """Sum up basis functions: weights (B, D, K), basis (N, K) at N points -> (B, N, D).
+
+    Every map here is such a sum. One matrix product for the whole batch, many times faster than
+    one a map; its result is a view whose D coordinates lie in planes, which `sample` likes.
+    """
+    count = len(basis)
+    planes = torch.matmul(weights.reshape(-1, weights.shape[2]), basis.T)  # (B*D, N)
+    return planes.view(*weights.shape[:2], count).mT
+
+
+def homogeneous(points: Tensor) -> Tensor:
+    """Points (N, 2) with a third coordinate of 1: (N, 3)."""
+    return F.pad(points, (0, 1), value=1.0)
+
+
 def affine_map(matrices: Tensor, points: Tensor) -> Tensor:
     """Map points (N, 2) by matrices (B, 2, 3): the paper's equation 1. Returns (B, N, 2)."""
-    return torch.baddbmm(
-        matrices[:, None, :, 2],  # (B, 1, 2)
-        points.expand(matrices.shape[0], -1, -1),
-        matrices[:, :, :2].mT,
-    )  # (B, N, 2)
+    return combine(matrices, homogeneous(points))
 
 
 def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
@@ -66,9 +78,8 @@ def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
     Points whose denominator is below NEAREST_DEPTH lie on or behind the horizon: they are
     sent OUTSIDE, where the sampler reads padding, with zero and therefore finite gradient.
     """
-    projected = affine_map(matrices[:, :2], points)  # (B, N, 2)
-    depth = affine_map(matrices[:, 2:], points)  # (B, N, 1)
-    visible = depth > NEAREST_DEPTH
+    projected, depth = combine(matrices, homogeneous(points)).split([2, 1], dim=2)
+    visible = depth > NEAREST_DEPTH  # (B, N, 1)
     # A harmless 1 where the point is not visible: `where` alone lets 0/0 into the gradient.
     return torch.where(visible, projected / torch.where(visible, depth, 1.0), OUTSIDE)
 
@@ -112,7 +123,7 @@ def thin_plate_solver(control: Tensor) -> Tensor:
     """
     count = len(control)
     control = control.double()
-    affine = torch.cat([torch.ones_like(control[:, :1]), control], dim=1)  # (K, 3)
+    affine = F.pad(control, (1, 0), value=1.0)  # (K, 3)
     system = control.new_zeros(count + 3, count + 3)
     system[:count, :count] = thin_plate_kernel(control, control)
     system[:count, count:] = affine
@@ -133,10 +144,10 @@ def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:
     """How much each control point's value counts at each point.
 
     points (N, 2), control (K, 2), solver (K + 3, K) from `thin_plate_solver` -> (N, K). The
-    spline through values (K, 2) is then ``basis @ values``.
+    spline through values (K, 2) is then ``combine(values.mT, basis)``.
     """
     kernel = thin_plate_kernel(points, control)  # (N, K)
-    affine = torch.cat([torch.ones_like(points[:, :1]), points], dim=1)  # (N, 3)
+    affine = F.pad(points, (1, 0), value=1.0)  # (N, 3)
     return torch.matmul(torch.cat([kernel, affine], dim=1), solver)
 
 

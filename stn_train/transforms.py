@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from stn_train.geometry import (
     affine_map,
+    combine,
     control_grid,
     pixel_centres,
     projective_map,
@@ -104,9 +105,8 @@ class TPSGrid(TransformGrid):
         control, solver = self.control.to(points), self.solver.to(points)
         basis = thin_plate_basis(points, control, solver)  # (N, K)
         # A spline through displacements of zero is zero: the identity is exact.
-        return points + torch.matmul(
-            basis, theta.reshape(-1, len(control), 2) - control
-        )  # (B, N, 2)
+        displaced = theta.reshape(-1, len(control), 2) - control  # (B, K, 2)
+        return points + combine(displaced.mT, basis)  # (B, N, 2)
 
 
 TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {
