@@ -127,12 +127,13 @@ def run_train(
     settings = load_config(config, overrides)
 
     from stn_train.data import load_splits
-    from stn_train.environment import choose_device
+    from stn_train.device import choose_device, keep_freed_memory
     from stn_train.progress import progress, tell
     from stn_train.published import TABLE_1
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
+    keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
     tell(f"digits: {splits.origin}")
@@ -175,10 +176,11 @@ def run_eval(
     data_dir: DataDirOption = None,
 ) -> None:
     """Measure the test error of a trained model."""
-    from stn_train.environment import choose_device
+    from stn_train.device import choose_device, keep_freed_memory
     from stn_train.evaluator import evaluate
     from stn_train.run_directory import RunDirectory, load_run
 
+    keep_freed_memory()
     loaded = load_run(run)
     where = choose_device(device)
     kind = loaded.config.distort if distortion is None else other_distortion(loaded, distortion)

@@ -85,6 +85,11 @@ class TrainSettings(Settings):
     errors."""
     weight_decay: NonNegative = 0.0
     """L2 penalty (sgd) or decoupled weight decay (adamw), of all weights but the biases."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16: convolutions and linear layers multiply in bfloat16 and add up in float32; weights,
+    coordinates, sampling, loss and evaluation stay float32. auto: where the hardware has it."""
+    cuda_graph: bool = True
+    """On an NVIDIA GPU, record a step once and replay it: no time is lost on launching it."""
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
     """How the learning rate moves over the run; it moves every step."""
     warmup: Fraction = 0.2

@@ -74,6 +74,33 @@ class DistortedDigits:
         return draws_sha256(self.digits, self.distortion, self.parameters)
 
 
+class Plan(NamedTuple):
+    """What a pass shows, in order: which digits, and each one's distortion."""
+
+    order: Tensor
+    """int64 (N,)."""
+    parameters: Tensor
+    """float32 (N, K)."""
+
+    def batches(self, size: int) -> "list[Plan]":
+        """The plan in parts of ``size``; the last may be smaller."""
+        parts = zip(self.order.split(size), self.parameters.split(size), strict=True)
+        return [Plan(*part) for part in parts]
+
+
+def draw_plan(digits: Digits, distortion: Distortion, seed: int, passed: int, draw: int) -> Plan:
+    """The plan of pass ``passed`` with the ``draw``-th distortions; drawn on the CPU.
+
+    It is brought to the digits' device as a whole, so that no step has to wait for its part.
+    """
+    count, device = len(digits), digits.labels.device
+    shuffle = torch.Generator().manual_seed(stream_seed(seed, "order", passed))
+    order = torch.randperm(count, generator=shuffle)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "training", draw))
+    parameters = distortion.draw(count, generator)[order]
+    return Plan(order.to(device), parameters.to(device))
+
+
 def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     """The digits that the settings ask for.
 

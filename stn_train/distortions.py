@@ -213,7 +213,7 @@ class Projection(ScaledDistortion):
         """See `Distortion.map_points`."""
         scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, 4, 2)
         edge = self.canvas_px / SIDE
-        square = points.new_tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]])  # (4, 2)
+        square = unit_square(points.device)  # (4, 2)
         to_quad = square_to_quad(square * edge + shifts_px * PIXEL)  # (B, 3, 3)
         to_digit = inverse_3x3(to_quad)
         to_digit[:, :2] *= (edge / scale)[:, None, None]
@@ -243,17 +243,24 @@ class Elastic(ScaledDistortion):
         """
         scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, self.control_side**2, 2)
         edge = self.canvas_px / SIDE
-        control, solver = (part.to(points) for part in elastic_system(self.control_side))
+        control, solver = elastic_system(self.control_side, points.device)
         basis = thin_plate_basis(points / edge, control, solver)  # (N, K)
         read_from = (control * edge + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
         return combine(read_from.mT, basis)  # (B, N, 2)
 
 
 @functools.cache
-def elastic_system(side: int) -> tuple[Tensor, Tensor]:
+def unit_square(device: torch.device) -> Tensor:
+    """The corners of [-1, 1]^2: top left, top right, bottom right, bottom left (4, 2)."""
+    return torch.tensor([[-1.0, -1], [1, -1], [1, 1], [-1, 1]], device=device)
+
+
+@functools.cache
+def elastic_system(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Control points (K, 2) over [-1, 1]^2 and their spline's solver (K + 3, K), solved once."""
     control = control_grid(side)
-    return control, thin_plate_solver(control)
+    solver = thin_plate_solver(control)
+    return control.float().to(device), solver.float().to(device)
 
 
 def similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

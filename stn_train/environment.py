@@ -11,24 +11,7 @@ from typing import Any
 
 import torch
 
-from stn_train.errors import ConfigError
-
 PACKAGE = Path(__file__).parent
-
-
-def choose_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``mps`` stands for here."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(device for device, there in available.items() if there)
-    if not available.get(name, False):
-        there = ", ".join(device for device, is_there in available.items() if is_there)
-        raise ConfigError([f"--device {name}: not to be had here; there is auto, {there}"])
-    return torch.device(name)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Settings to an optimiser and a learning rate schedule, both torch's own."""
 
+import copy
 import math
 
 import torch
@@ -12,12 +13,9 @@ from torch.optim.lr_scheduler import (
     MultiStepLR,
     OneCycleLR,
 )
-from torch.optim.swa_utils import AveragedModel
 
 from stn_train.config import TrainSettings
 from stn_train.models import DigitClassifier
-
-Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def build_optimizer(model: DigitClassifier, settings: TrainSettings) -> Optimizer:
@@ -41,21 +39,40 @@ def build_optimizer(model: DigitClassifier, settings: TrainSettings) -> Optimize
         if module is not None
         for decays in (True, False)
     ]
-    if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, settings.momentum)
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    if on_gpu:  # a number would become part of a captured step, a tensor can be written to
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)
     # `fused` updates all weights in one pass over memory.
-    return AdamW(groups, settings.learning_rate, fused=True)
+    if settings.optimizer == "sgd":
+        return SGD(groups, settings.learning_rate, settings.momentum, fused=device.type != "mps")
+    return AdamW(groups, settings.learning_rate, fused=True, capturable=on_gpu)
 
 
-def build_average(model: DigitClassifier, decay: float) -> AveragedModel:
-    """The moving average of a model's weights; call its ``update_parameters`` after each step."""
+class AveragedWeights:
+    """A moving average of a model's weights over its steps.
 
-    def average(averages: Tensors, weights: Tensors, count: Tensor | int) -> None:
-        # Without a warm-up a short run's average would still be mostly its first weights.
-        warm = min(decay, (1 + int(count)) / (10 + int(count)))
-        torch._foreach_lerp_(averages, weights, 1 - warm)
+    The decay rises to its value over the first steps: else a short run's average would still be
+    mostly its first weights. torch's `AveragedModel` asks the device for its count at every
+    step, which waits for a GPU and cannot be captured.
+    """
 
-    return AveragedModel(model, multi_avg_fn=average)
+    def __init__(self, model: DigitClassifier, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+        self.count = torch.zeros((), device=next(model.parameters()).device)
+
+    @torch.no_grad()
+    def update(self, model: DigitClassifier) -> None:
+        """Take the model's present weights into the average; the first become the average."""
+        averages: list[Tensor] = [*self.model.parameters()]
+        weights: list[Tensor] = [*model.parameters()]
+        keep = (self.count / (9 + self.count)).clamp(max=self.decay)
+        change = [*torch._foreach_sub(weights, averages)]
+        torch._foreach_mul_(change, 1 - keep)
+        torch._foreach_add_(averages, change)
+        self.count += 1
 
 
 def build_schedule(optimizer: Optimizer, settings: TrainSettings, steps: int) -> LRScheduler:

@@ -61,7 +61,11 @@ class SpatialTransformer(nn.Module):
 
     def warp(self, maps: Tensor) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
-        theta = self.regression(self.localisation(maps))  # (B, P)
-        height, width = self.output_size or maps.shape[-2:]
-        grid = self.transform(theta, (height, width))  # (B, H', W', 2)
-        return Warp(sample(maps, grid), theta, grid)
+        features = self.localisation(maps)
+        # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
+        with torch.autocast(maps.device.type, enabled=False):
+            theta = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
+            theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
+            height, width = self.output_size or maps.shape[-2:]
+            grid = self.transform(theta, (height, width))  # (B, H', W', 2)
+            return Warp(sample(maps.to(theta.dtype), grid).to(maps.dtype), theta, grid)

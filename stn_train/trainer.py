@@ -5,6 +5,7 @@ Legend: B batch, C canvas side in pixels.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from stn_train.atomic import write_json
+from stn_train.captured import Captured
 from stn_train.checkpoint import Checkpoint, save_checkpoint
 from stn_train.config import Config
-from stn_train.data import DistortedDigits, Splits, stream_seed, validation_set
+from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
+from stn_train.device import autocast, choose_precision
+from stn_train.distortions import distort
 from stn_train.environment import describe_environment
 from stn_train.errors import DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.models import DigitClassifier, build_model, parameter_count
 from stn_train.optimisation import (
-    build_average,
+    AveragedWeights,
     build_optimizer,
     build_schedule,
     steps_per_pass,
@@ -91,6 +94,7 @@ def train(
         "transform": config.transform,
         "recipe": config.recipe,
         "seed": config.seed,
+        "precision": str(training.precision).removeprefix("torch."),
         **evaluation.as_dict(),
         "validation_error_percent": training.validation_error_percent,
         "data": config.data.source,
@@ -116,6 +120,7 @@ class Training:
         """Build everything at step 0; the digits are on the device already."""
         settings = config.train
         self.config, self.splits, self.device = config, splits, device
+        self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
         # Weights are drawn on the CPU: the same on every device.
         self.model = build_model(config).to(device)
@@ -123,24 +128,24 @@ class Training:
         self.steps = total_steps(settings, len(splits.training))
         self.optimizer: Optimizer = build_optimizer(self.model, settings)
         self.schedule: LRScheduler = build_schedule(self.optimizer, settings, self.steps)
-        self.average: AveragedModel | None = None
+        self.average: AveragedWeights | None = None
         if settings.ema_decay:
-            self.average = build_average(self.model, settings.ema_decay)
+            self.average = AveragedWeights(self.model, settings.ema_decay)
+        self.update: Callable[..., Tensor] = self.update_weights
+        if device.type == "cuda" and settings.cuda_graph:
+            self.update = Captured(self.update_weights)
         self.validation: DistortedDigits | None = None
         if len(splits.validation):
             self.validation = validation_set(splits.validation, config.distort)
         self.step = 0
-        self.learning_rate = 0.0  # of the step taken last
+        self.learning_rate: float | Tensor = 0.0  # of the step taken last
         self.validation_error_percent: float | None = None
         self.best_validation_error_percent = math.inf
 
     @property
     def evaluated(self) -> DigitClassifier:
         """The model whose error counts: the average of the weights, where the run averages."""
-        if self.average is None:
-            return self.model
-        assert isinstance(self.average.module, DigitClassifier)
-        return self.average.module
+        return self.model if self.average is None else self.average.model
 
     def run(self, run: RunDirectory, observer: Observer) -> None:
         """Take all steps that are left; log, validate and save on the way."""
@@ -153,13 +158,13 @@ class Training:
 
         while self.step < self.steps:
             passed, done = divmod(self.step, self.pass_steps)
-            order, distorted = self.draw_pass(passed)
-            batches = order.split(settings.batch_size)[done:]
+            batches = self.draw_pass(passed).batches(settings.batch_size)[done:]
             for batch in batches[: self.steps - self.step]:
-                meter.add(self.take_step(*distorted.batch(batch)), len(batch))
+                meter.add(self.take_step(batch), len(batch.order))
                 observer.stepped(self.step)
                 if self.step % settings.log_every == 0 or self.step == self.steps:
-                    log("train", **self.checked(meter.read()), learning_rate=self.learning_rate)
+                    rate = float(self.learning_rate)
+                    log("train", **self.checked(meter.read()), learning_rate=rate)
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
             meter.pause()
@@ -175,22 +180,35 @@ class Training:
             self.save(run.last)
             meter.resume()
 
-    def draw_pass(self, passed: int) -> tuple[Tensor, DistortedDigits]:
-        """The order (N,) of the digits in a pass, and their distortions."""
-        config, digits = self.config, self.splits.training
-        shuffle = torch.Generator().manual_seed(stream_seed(config.seed, "order", passed))
-        order = torch.randperm(len(digits), generator=shuffle)
-        number = passed if config.train.fresh_distortions else 0
-        drawn = DistortedDigits.drawn(digits, config.distort, config.seed, "training", number)
-        return order, drawn
+    def draw_pass(self, passed: int) -> Plan:
+        """The order of the digits in a pass, and their distortions, on the device."""
+        config = self.config
+        draw = passed if config.train.fresh_distortions else 0
+        return draw_plan(self.splits.training, config.distort, config.seed, passed, draw)
 
-    def take_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """One step on images (B, 1, C, C), labels (B,); returns the loss, still on the device."""
-        settings = self.config.train
-        self.model.train()
+    def take_step(self, batch: Plan) -> Tensor:
+        """One step on a batch; returns the loss, still on the device."""
         # Dropout, the only user of the global generators, then depends on seed and step alone.
         torch.manual_seed(stream_seed(self.config.seed, "step", self.step))
-        loss = F.cross_entropy(self.model(images), labels, label_smoothing=settings.label_smoothing)
+        loss = self.update(*batch)
+        self.learning_rate = self.schedule.get_last_lr()[0]
+        self.schedule.step()
+        self.step += 1
+        return loss
+
+    def update_weights(self, index: Tensor, parameters: Tensor) -> Tensor:
+        """Loss, gradient and update for digits (B,) under distortions (B, K).
+
+        On a GPU this may be recorded and replayed: nothing here waits for the device.
+        """
+        settings, digits = self.config.train, self.splits.training
+        images = distort(digits.images[index], self.config.distort, parameters)  # (B, 1, C, C)
+        self.model.train()
+        with autocast(self.precision, images.device):
+            logits = self.model(images)  # (B, 10)
+        loss = F.cross_entropy(
+            logits.float(), digits.labels[index], label_smoothing=settings.label_smoothing
+        )
         # Asking a GPU would wait for it; there the meter asks at the next logging point.
         if self.device.type == "cpu" and not loss.isfinite():
             raise DivergenceError(self.diverged(self.step + 1))
@@ -199,11 +217,8 @@ class Training:
         if settings.max_gradient_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
         self.optimizer.step()
-        self.learning_rate = float(self.schedule.get_last_lr()[0])
-        self.schedule.step()
         if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.step += 1
+            self.average.update(self.model)
         return loss.detach()
 
     def checked(self, measured: dict[str, float]) -> dict[str, float]:
@@ -226,7 +241,7 @@ class Training:
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "averaged": int(self.average.n_averaged) if self.average else 0,
+            "averaged": int(self.average.count) if self.average else 0,
             "best_validation_error_percent": self.best_validation_error_percent,
         }
         weights = self.evaluated.state_dict()

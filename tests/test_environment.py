@@ -10,41 +10,7 @@ import torch
 import torchvision
 
 from stn_train import environment
-from stn_train.environment import choose_device, commit, describe_environment, source_sha256
-from stn_train.errors import ConfigError
-
-
-@pytest.fixture
-def available(monkeypatch):
-    """Say which accelerators there are."""
-
-    def available(*names: str) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in names)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in names)
-
-    return available
-
-
-@pytest.mark.parametrize(
-    ("there", "chosen"),
-    [([], "cpu"), (["mps"], "mps"), (["cuda"], "cuda"), (["cuda", "mps"], "cuda")],
-)
-def test_auto_is_the_best_there_is(available, there, chosen):
-    available(*there)
-    assert choose_device("auto").type == chosen
-
-
-@pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_named_device_is_taken(available, name):
-    available("cuda")
-    assert choose_device(name).type == name
-
-
-@pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_device_that_is_not_there_is_told(available, name):
-    available()
-    with pytest.raises(ConfigError, match=f"--device {name}: .* there is auto, cpu$"):
-        choose_device(name)
+from stn_train.environment import commit, describe_environment, source_sha256
 
 
 def test_environment_is_plain_data_with_what_a_result_must_state():

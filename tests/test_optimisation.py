@@ -8,7 +8,7 @@ from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
 from stn_train.models import build_model
 from stn_train.optimisation import (
-    build_average,
+    AveragedWeights,
     build_optimizer,
     build_schedule,
     steps_per_pass,
@@ -184,15 +184,15 @@ def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform
 @pytest.mark.parametrize("decay", [0.05, 0.2, 0.3, 0.999])
 def test_average_forgets_the_first_weights_soon(decay):
     network, _ = model()
-    average = build_average(network, decay)
+    average = AveragedWeights(network, decay)
     expected = None
     for number in range(30):
         with torch.no_grad():
             for weight in network.parameters():
                 weight.fill_(number**2)
-        average.update_parameters(network)
-        share = min(decay, (1 + number) / (10 + number))
+        average.update(network)
+        share = min(decay, number / (9 + number))
         expected = number**2 if expected is None else share * expected + (1 - share) * number**2
-        for weight in average.module.parameters():
+        for weight in average.model.parameters():
             torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))
-    assert int(average.n_averaged) == 30
+    assert int(average.count) == 30
