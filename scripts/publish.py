@@ -1,7 +1,9 @@
 """Write what was measured into the repository: no result is typed in by hand.
 
 python scripts/publish.py collect NAME RUN...   run directories -> docs/results/NAME.jsonl
-python scripts/publish.py write                 docs/results -> README's table, configs' heads
+python scripts/publish.py write                 docs/results -> README's tables, configs' heads
+
+docs/results/speed.json is the output of scripts/benchmark.py --json.
 """
 
 import json
@@ -14,7 +16,7 @@ from stn_train.published import TABLE_1
 
 ROOT = Path(__file__).parent.parent
 RESULTS, CONFIGS, README = ROOT / "docs" / "results", ROOT / "configs", ROOT / "README.md"
-BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
 DESCRIPTIONS = {
     "R": "digits rotated by up to 90 degrees",
@@ -119,8 +121,49 @@ def readme_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def speed_table() -> str:
+    """The benchmark's rows, in Markdown, with the circumstances."""
+    measured = json.loads((RESULTS / "speed.json").read_text())
+    rows, where = measured["rows"], measured["environment"]
+    lines = ["| distortion | images/s | torchvision, 2 workers | kornia |", "|---|---|---|---|"]
+    for row in rows:
+        if row["what"].startswith("distortion"):
+            times = [faster(row, peer) for peer in ("torchvision", "kornia")]
+            lines.append(f"| {row['what'].split()[1]} | {row['ours']:,.0f} | {' | '.join(times)} |")
+    lines += [
+        "\n| training step | images/s | plain PyTorch | tutorial's loop | of the matrix rate |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        share = [row["shares"][key] for key in row["shares"] if "matrix product" in key]
+        if share:
+            times = [faster(row, peer) for peer in ("plain", "tutorial")]
+            cells = [row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    lines += [
+        f"- {row['what']}: {row['ours']:,.3g} {row['unit']}"
+        for row in rows
+        if not row["peers"] and not row["shares"]
+    ]
+    lines.append(
+        f"\n{where['threads']} threads of an {where['hardware']}, torch {where['torch']}, "
+        f"torchvision {where['torchvision']}, commit {where['commit'][:9]}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def faster(row: dict[str, Any], peer: str) -> str:
+    """How many times as fast as a peer."""
+    return f"{row['ours'] / row['peers'][peer]:.1f} x" if peer in row["peers"] else ""
+
+
+TABLES = {"results": readme_table, "speed": speed_table}
+"""The parts of README that are written here."""
+
+
 def write() -> None:
-    """Write the heads of the 32 cells' configs and README's table."""
+    """Write the heads of the 32 cells' configs and README's tables."""
     for cell in TABLE_1:
         keys = zip(("distortion", "backbone", "transform"), cell, strict=True)
         body = "".join(f"{key}: {value}\n" for key, value in keys)
@@ -128,8 +171,10 @@ def write() -> None:
         path.write_text(f"{head(cell)}\n{body}")
         load_config(str(path))
     text = README.read_text()
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(before + BEGIN + readme_table() + END + after)
+    for name, table in TABLES.items():
+        begin, end = BEGIN.format(name), END.format(name)
+        text = text.split(begin)[0] + begin + table() + end + text.split(end)[1]
+    README.write_text(text)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,20 @@ def autocast(precision: torch.dtype, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
+def seed_generator(seed: int, device: torch.device) -> None:
+    """Seed the generator that dropout on this device draws from.
+
+    `torch.manual_seed` seeds those of all devices; without a GPU it notes down the call stack for
+    one that may come, which takes as long as a layer of a small network.
+    """
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep freed memory for the next step instead of handing it back.
 
@@ -54,7 +68,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_max = -1, -4  # from malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
     libc = ctypes.CDLL(None)
-    libc.mallopt(trim_threshold, -1)
-    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 512 << 20)
+    libc.mallopt(mmap_threshold, 32 << 20)  # the most that it takes

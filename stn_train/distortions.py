@@ -246,7 +246,7 @@ class Elastic(ScaledDistortion):
         control, solver = elastic_system(self.control_side, points.device)
         basis = thin_plate_basis(points / edge, control, solver)  # (N, K)
         read_from = (control * edge + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
-        return combine(read_from.mT, basis)  # (B, N, 2)
+        return combine(read_from.mT, basis).mT  # (B, N, 2)
 
 
 @functools.cache

@@ -52,14 +52,14 @@ def sample(images: Tensor, grid: Tensor) -> Tensor:
 
 
 def combine(weights: Tensor, basis: Tensor) -> Tensor:
-    """Sum up basis functions: weights (B, D, K), basis (N, K) at N points -> (B, N, D).
+    """Sum up basis functions: weights (B, D, K), basis (N, K) at N points -> (B, D, N).
 
-    Every map here is such a sum. One matrix product for the whole batch, many times faster than
-    one a map; its result is a view whose D coordinates lie in planes, which `sample` likes.
+    Every map here is such a sum. One matrix product for the whole batch is many times faster
+    than one a map, and coordinates that lie in planes are what `sample` reads fastest.
     """
-    count = len(basis)
-    planes = torch.matmul(weights.reshape(-1, weights.shape[2]), basis.T)  # (B*D, N)
-    return planes.view(*weights.shape[:2], count).mT
+    batch, dimensions, count = weights.shape
+    planes = torch.matmul(weights.reshape(-1, count), basis.T)  # (B*D, N)
+    return planes.view(batch, dimensions, len(basis))
 
 
 def homogeneous(points: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def homogeneous(points: Tensor) -> Tensor:
 
 def affine_map(matrices: Tensor, points: Tensor) -> Tensor:
     """Map points (N, 2) by matrices (B, 2, 3): the paper's equation 1. Returns (B, N, 2)."""
-    return combine(matrices, homogeneous(points))
+    return combine(matrices, homogeneous(points)).mT
 
 
 def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
@@ -78,10 +78,12 @@ def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
     Points whose denominator is below NEAREST_DEPTH lie on or behind the horizon: they are
     sent OUTSIDE, where the sampler reads padding, with zero and therefore finite gradient.
     """
-    projected, depth = combine(matrices, homogeneous(points)).split([2, 1], dim=2)
-    visible = depth > NEAREST_DEPTH  # (B, N, 1)
-    # A harmless 1 where the point is not visible: `where` alone lets 0/0 into the gradient.
-    return torch.where(visible, projected / torch.where(visible, depth, 1.0), OUTSIDE)
+    projected, depth = combine(matrices, homogeneous(points)).split([2, 1], dim=1)
+    visible = depth > NEAREST_DEPTH  # (B, 1, N)
+    # 1 / infinity is 0, and so is its gradient: where not visible, nothing but OUTSIDE is left.
+    inverse = torch.where(visible, depth, torch.inf).reciprocal()
+    elsewhere = torch.where(visible, 0.0, OUTSIDE).to(depth.dtype)
+    return torch.addcmul(elsewhere, projected, inverse).mT
 
 
 def square_to_quad(corners: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:
     """How much each control point's value counts at each point.
 
     points (N, 2), control (K, 2), solver (K + 3, K) from `thin_plate_solver` -> (N, K). The
-    spline through values (K, 2) is then ``combine(values.mT, basis)``.
+    spline through values (K, 2) is then ``combine(values.mT, basis).mT``.
     """
     kernel = thin_plate_kernel(points, control)  # (N, K)
     affine = F.pad(points, (1, 0), value=1.0)  # (N, 3)

@@ -21,7 +21,7 @@ from stn_train.captured import Captured
 from stn_train.checkpoint import Checkpoint, save_checkpoint
 from stn_train.config import Config
 from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
-from stn_train.device import autocast, choose_precision
+from stn_train.device import autocast, choose_precision, seed_generator
 from stn_train.distortions import distort
 from stn_train.environment import describe_environment
 from stn_train.errors import DivergenceError
@@ -188,8 +188,8 @@ class Training:
 
     def take_step(self, batch: Plan) -> Tensor:
         """One step on a batch; returns the loss, still on the device."""
-        # Dropout, the only user of the global generators, then depends on seed and step alone.
-        torch.manual_seed(stream_seed(self.config.seed, "step", self.step))
+        # Dropout, the only user of this generator, then depends on seed and step alone.
+        seed_generator(stream_seed(self.config.seed, "step", self.step), batch.order.device)
         loss = self.update(*batch)
         self.learning_rate = self.schedule.get_last_lr()[0]
         self.schedule.step()

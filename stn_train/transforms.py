@@ -106,7 +106,7 @@ class TPSGrid(TransformGrid):
         basis = thin_plate_basis(points, control, solver)  # (N, K)
         # A spline through displacements of zero is zero: the identity is exact.
         displaced = theta.reshape(-1, len(control), 2) - control  # (B, K, 2)
-        return points + combine(displaced.mT, basis)  # (B, N, 2)
+        return (points.T + combine(displaced.mT, basis)).mT  # (B, N, 2)
 
 
 TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from stn_train.device import autocast, choose_device, choose_precision
+from stn_train.device import autocast, choose_device, choose_precision, seed_generator
 from stn_train.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -84,19 +84,42 @@ def test_autocast_computes_layers_in_that_precision(precision):
         assert torch.nn.Linear(2, 2)(torch.zeros(1, 2)).dtype == precision
 
 
+def test_dropout_follows_the_seed():
+    dropped = []
+    for seed in (1, 1, 2):
+        seed_generator(seed, CPU)
+        dropped.append(torch.nn.functional.dropout(torch.ones(100)))
+    assert dropped[0].equal(dropped[1])
+    assert not dropped[0].equal(dropped[2])
+
+
+@pytest.mark.parametrize("name", ["cuda", "mps"])
+def test_seed_goes_to_the_generator_of_the_device(monkeypatch, name):
+    seeds = []
+    monkeypatch.setattr(getattr(torch, name), "manual_seed", seeds.append)
+    before = torch.default_generator.get_state()
+    seed_generator(7, torch.device(name))
+    assert seeds == [7]
+    assert torch.default_generator.get_state().equal(before)
+
+
 PAGES_NEEDED = """
-import resource, torch
+import resource, sys, torch
 from stn_train.device import keep_freed_memory
-keep_freed_memory()
-for turn in range(3):
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for turn in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(10_000_000)  # 40 MB, more than the largest threshold for mmap
+    held = [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each
+    del held
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_without_new_pages():
-    done = subprocess.run([sys.executable, "-c", PAGES_NEEDED], capture_output=True, check=True)
-    assert int(done.stdout) < 1000  # each of the five has 9,766 pages of 4 KiB
+    pages = {}
+    for mode in ("keep", "return"):
+        command = [sys.executable, "-c", PAGES_NEEDED, mode]
+        pages[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert pages["keep"] < pages["return"] / 10  # of 23,438 pages of 4 KiB

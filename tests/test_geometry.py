@@ -13,6 +13,7 @@ from stn_train.geometry import (
     NEAREST_DEPTH,
     OUTSIDE,
     affine_map,
+    combine,
     control_grid,
     cross,
     normalising_matrix,
@@ -167,6 +168,14 @@ def test_no_kernel_reaches_the_outside_coordinate(size):
     images = torch.ones(1, 1, *size)
     points = torch.tensor([[OUTSIDE, OUTSIDE], [OUTSIDE, 0.0], [0.0, OUTSIDE]])
     assert sample(images, points[None, None]).tolist() == [[[[0, 0, 0]]]]
+
+
+def test_combine_sums_up_basis_functions():
+    torch.manual_seed(0)
+    weights, basis = torch.randn(3, 2, 5, dtype=torch.float64), torch.randn(7, 5).double()
+    expected = torch.einsum("bdk,nk->bdn", weights, basis)
+    torch.testing.assert_close(combine(weights, basis), expected)
+    assert combine(weights[:0], basis).shape == (0, 2, 7)
 
 
 def test_affine_map_equals_the_matrix_product_in_numpy(random):

@@ -27,10 +27,11 @@ def test_python_example_runs_and_gives_what_it_says():
     torch.testing.assert_close(names["theta"][0], torch.tensor([1.0, 0, 0, 0, 1, 0]))
 
 
-def test_table_and_config_heads_are_written_from_the_results():
+def test_tables_and_config_heads_are_written_from_the_results():
     publish = load_script("publish")
-    table = README.split(publish.BEGIN)[1].split(publish.END)[0]
-    assert table == publish.readme_table()
+    for name, table in publish.TABLES.items():
+        begin, end = publish.BEGIN.format(name), publish.END.format(name)
+        assert README.split(begin)[1].split(end)[0] == table()
     for cell in publish.TABLE_1:
         text = (ROOT / "configs" / f"{publish.cell_name(cell)}.yaml").read_text()
         assert text.startswith(publish.head(cell))

@@ -132,3 +132,28 @@ def test_after_one_step_gradients_reach_every_localisation_parameter(transform):
 def test_state_dict_holds_the_learnt_weights_only(transform):
     transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
     assert set(transformer.state_dict()) == {name for name, _ in transformer.named_parameters()}
+
+
+@EVERY_TRANSFORM
+def test_coordinates_stay_float32_under_autocast(transform):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform())
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 3, 5, 8)
+    plain = transformer.warp(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert transformer.localisation(maps).dtype == torch.bfloat16
+        cast = transformer.warp(maps)
+    for value, expected in zip(cast, plain, strict=True):
+        assert value.dtype == torch.float32
+        assert not value.equal(expected)
+        torch.testing.assert_close(value, expected, rtol=0, atol=0.05)
+    # Given theta, the grid is the exact one: only the localisation network is rounded.
+    assert cast.grid.equal(transformer.transform(cast.theta, (5, 8)))
+
+
+@EVERY_TRANSFORM
+def test_a_bfloat16_network_returns_bfloat16_maps_from_an_exact_grid(transform):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, transform()).bfloat16()
+    maps = torch.rand(2, 3, 56, 56).bfloat16()
+    output, theta, grid = transformer.warp(maps)
+    assert (output.dtype, theta.dtype, grid.dtype) == (torch.bfloat16, torch.float32, torch.float32)
