@@ -142,7 +142,7 @@ def speed_table() -> str:
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     lines += [
-        f"- {row['what']}: {row['ours']:,.3g} {row['unit']}"
+        f"- {row['what']}: {row['ours']:{',.0f' if row['ours'] > 100 else '.2g'}} {row['unit']}"
         for row in rows
         if not row["peers"] and not row["shares"]
     ]

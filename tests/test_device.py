@@ -104,10 +104,9 @@ def test_seed_goes_to_the_generator_of_the_device(monkeypatch, name):
 
 
 PAGES_NEEDED = """
-import resource, sys, torch
+import resource, torch
 from stn_train.device import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+keep_freed_memory()
 for turn in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each
@@ -118,8 +117,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_without_new_pages():
-    pages = {}
-    for mode in ("keep", "return"):
-        command = [sys.executable, "-c", PAGES_NEEDED, mode]
-        pages[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert pages["keep"] < pages["return"] / 10  # of 23,438 pages of 4 KiB
+    done = subprocess.run([sys.executable, "-c", PAGES_NEEDED], capture_output=True, check=True)
+    assert int(done.stdout) < 2000  # of 23,438 pages of 4 KiB
