@@ -108,6 +108,9 @@ def run_train(
     out: Annotated[
         Path | None, typer.Option(help="Run directory. Default: runs/<config>-seed<seed>.")
     ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run instead of starting one.")
+    ] = None,
     data_dir: DataDirOption = None,
     list_configs: Annotated[
         bool, typer.Option("--list-configs", help="List the shipped configs and end.")
@@ -121,11 +124,18 @@ def run_train(
             title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             typer.echo(f"{path.name:26} {title}")
         return
-    if config is None:
+    if resume is not None:
+        given = {"--config": config, "--set": overrides, "--seed": seed, "--out": out}
+        for flag, value in given.items():
+            if value is not None:
+                raise ConfigError([f"{flag} does not go with --resume: the run has its own config"])
+    elif config is None:
         raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
-    overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-    settings = load_config(config, overrides)
+    else:
+        overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+        settings = load_config(config, overrides)
 
+    from stn_train.checkpoint import config_of, load_checkpoint
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.progress import progress, tell
@@ -133,14 +143,21 @@ def run_train(
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
+    if resume is not None:
+        run = RunDirectory.reopen(resume)
+        settings = config_of(run.last, load_checkpoint(run.last))
+        if run.result.exists():
+            typer.echo(f"{resume} is complete; stn-eval {resume} shows its test error")
+            return
     keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
     tell(f"digits: {splits.origin}")
-    path = Path(config)
-    stem = path.absolute().parent.name if path.stem == "config" else path.stem  # of a run directory
-    name = f"{stem}-seed{settings.seed}"
-    run = RunDirectory.claim(out) if out else RunDirectory.claim_next(Path("runs"), name)
+    if config is not None:
+        path = Path(config)  # a run directory's config is named after the directory
+        stem = path.absolute().parent.name if path.stem == "config" else path.stem
+        name = f"{stem}-seed{settings.seed}"
+        run = RunDirectory.claim(out) if out else RunDirectory.claim_next(Path("runs"), name)
     result = train(settings, splits, run, where, progress())
     summary, evaluation = result.summary, result.evaluation
     typer.echo(f"{settings.cell}, seed {settings.seed}")

@@ -24,9 +24,14 @@ class Progress(Observer):
     def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
         """Say what is trained."""
         self.newest: dict[str, Any] = {}
-        self.steps, self.began = steps, time.perf_counter()
+        self.steps, self.began, self.before = steps, time.perf_counter(), -1
         where = f"{next(model.parameters()).device.type}, seed {config.seed}"
         tell(f"{config.cell}: {parameter_count(model):,} parameters, {steps:,} steps on {where}")
+
+    def stepped(self, step: int) -> None:
+        """Note where a resumed run goes on."""
+        if self.before < 0:
+            self.before = step - 1
 
     def logged(self, record: dict[str, Any]) -> None:
         """Remember the reading."""
@@ -58,6 +63,7 @@ class ProgressBar(Progress):
 
     def stepped(self, step: int) -> None:
         """Move the bar."""
+        super().stepped(step)
         self.bar.update(step - self.bar.n)
 
     def logged(self, record: dict[str, Any]) -> None:
@@ -91,7 +97,8 @@ class ProgressLines(Progress):
     def tell_reading(self) -> None:
         """Where the run is, how it goes, and how long it will take."""
         self.told, done = time.perf_counter(), self.newest["step"]
-        left = (self.told - self.began) / done * (self.steps - done)
+        taken = done - max(self.before, 0)
+        left = (self.told - self.began) / max(taken, 1) * (self.steps - done)
         where = f"step {done:,} of {self.steps:,} (pass {self.newest['pass']:.1f})"
         reading = f"{where}: {self.reading()}"
         if reading != self.told_reading:

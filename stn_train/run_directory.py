@@ -56,10 +56,31 @@ class RunDirectory:
             except RunDirectoryError:
                 number += 1
 
-    def begin(self, config: Config, environment: dict[str, Any]) -> None:
-        """Write what is known before the first step."""
-        text = yaml.safe_dump(config.as_dict(), sort_keys=False)
-        write_atomically(self.config, lambda stream: stream.write(text.encode()))
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDirectory":
+        """The folder of a run that was stopped; raises CheckpointError if it has no checkpoint."""
+        run = cls(path)
+        if not run.last.is_file():
+            raise CheckpointError(f"{path} has no checkpoint {run.last.name} to go on from")
+        return run
+
+    @classmethod
+    def claim_or_reopen(cls, path: Path) -> "RunDirectory":
+        """The folder of a run, stopped or new; what a run left before its first checkpoint goes."""
+        run = cls(path)
+        if path.is_dir() and not run.last.exists():
+            for left in (run.config, run.environment, run.metrics):
+                left.unlink(missing_ok=True)
+        return run if run.last.exists() else cls.claim(path)
+
+    def begin(self, config: Config, environment: dict[str, Any], step: int) -> None:
+        """Write what is known before the run goes on after ``step``; forget what came later."""
+        if self.metrics.exists():
+            kept = [record for record in self.read_metrics() if record["step"] <= step]
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            write_atomically(self.metrics, lambda stream: stream.write(text.encode()))
+        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        write_atomically(self.config, lambda stream: stream.write(settings.encode()))
         write_json(self.environment, environment)
 
     def log(self, record: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stn_train.atomic import write_json
 from stn_train.captured import Captured
-from stn_train.checkpoint import Checkpoint, save_checkpoint
+from stn_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stn_train.config import Config
 from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
 from stn_train.device import autocast, choose_precision, seed_generator
 from stn_train.distortions import distort
 from stn_train.environment import describe_environment
-from stn_train.errors import DivergenceError
+from stn_train.errors import CheckpointError, ConfigError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.models import DigitClassifier, build_model, parameter_count
 from stn_train.optimisation import (
@@ -73,20 +73,26 @@ def train(
 ) -> TrainResult:
     """Train a model, test it once, and write the run directory.
 
-    Raises DivergenceError if the loss is no longer finite.
+    Goes on from the run directory's newest checkpoint, if there is one; on the same machine, the
+    result is then the same, bit for bit, as that of a run that was never stopped.
+
+    Raises DivergenceError if the loss is no longer finite, ConfigError if the checkpoint is of
+    another config.
     """
     observer = observer or Observer()
     environment = describe_environment(device)
-    run.begin(config, environment)
-    started = time.perf_counter()
     training = Training(config, splits.to(device), device)
+    if run.last.exists():
+        training.restore(run.last)
+    run.begin(config, environment, training.step)
     observer.started(config, training.model, training.steps)
     try:
         training.run(run, observer)
     finally:
         observer.stopped()
-    train_seconds = time.perf_counter() - started
+    train_seconds = training.seconds
     model = training.evaluated
+    tested = time.perf_counter()
     evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
     summary = {
         "distortion": config.distortion,
@@ -104,8 +110,9 @@ def train(
         "steps": training.steps,
         "parameters": parameter_count(model),
         "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
+        "resumed_at_steps": training.resumed_at_steps,
         "train_seconds": train_seconds,
-        "total_seconds": time.perf_counter() - started,
+        "total_seconds": train_seconds + time.perf_counter() - tested,
         "config": config.as_dict(),
         "environment": environment,
     }
@@ -141,6 +148,14 @@ class Training:
         self.learning_rate: float | Tensor = 0.0  # of the step taken last
         self.validation_error_percent: float | None = None
         self.best_validation_error_percent = math.inf
+        self.meter = Meter()
+        self.resumed_at_steps: list[int] = []
+        self.started, self.earlier_seconds = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, before it was resumed too."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     @property
     def evaluated(self) -> DigitClassifier:
@@ -149,7 +164,8 @@ class Training:
 
     def run(self, run: RunDirectory, observer: Observer) -> None:
         """Take all steps that are left; log, validate and save on the way."""
-        settings, meter = self.config.train, Meter()
+        settings, meter = self.config.train, self.meter
+        meter.begin()
 
         def log(kind: str, **measured: float) -> None:
             record = {"kind": kind, "step": self.step, "pass": self.step / self.pass_steps}
@@ -242,21 +258,63 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "averaged": int(self.average.count) if self.average else 0,
+            "losses": [float(loss) for loss in self.meter.losses],
+            "validation_error_percent": self.validation_error_percent,
             "best_validation_error_percent": self.best_validation_error_percent,
+            "seconds": self.seconds,
+            "resumed_at_steps": self.resumed_at_steps,
         }
         weights = self.evaluated.state_dict()
         save_checkpoint(path, Checkpoint(self.config.as_dict(), self.step, weights, training))
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint: the inverse of `save`.
+
+        Raises ConfigError if it is of another config, CheckpointError if it does not fit.
+        """
+        checkpoint = load_checkpoint(path)
+        differences = changed_settings(checkpoint.config, self.config.as_dict())
+        if differences:
+            raise ConfigError([f"{path.parent} is a run of another config:", *differences])
+        state = checkpoint.training
+        try:
+            self.model.load_state_dict(state["weights"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            if self.average is not None:
+                self.average.model.load_state_dict(checkpoint.weights)
+                self.average.count.fill_(state["averaged"])
+            self.meter.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
+            self.validation_error_percent = state["validation_error_percent"]
+            self.best_validation_error_percent = state["best_validation_error_percent"]
+            self.earlier_seconds = state["seconds"]
+            self.resumed_at_steps = [*state["resumed_at_steps"], checkpoint.step]
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path} cannot be gone on with: {reason}") from None
+        self.step = checkpoint.step
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, a line each."""
+    lines = []
+    for key in old | new:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += changed_settings(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key} is {before} there, {after} was asked for")
+    return lines
 
 
 class Meter:
     """Mean loss and speed between logging points, without waiting for the device in between."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        """Forget what was counted."""
         self.losses: list[Tensor] = []
+
+    def begin(self) -> None:
+        """Start the clock."""
         self.images = 0
         self.started = time.perf_counter()
 
@@ -269,7 +327,8 @@ class Meter:
         """What was measured since the last reading; starts anew."""
         loss = float(torch.stack(self.losses).mean())
         speed = self.images / (time.perf_counter() - self.started)
-        self.restart()
+        self.losses = []
+        self.begin()
         return {"loss": loss, "images_per_second": speed}
 
     def pause(self) -> None:

@@ -109,5 +109,5 @@ def test_tutorial_is_undistorted():
 def test_config_of_a_run_is_the_config_it_was_started_with(name, tmp_path):
     config = load_config(name)
     run = RunDirectory.claim(tmp_path / "run")
-    run.begin(config, {})
+    run.begin(config, {}, 0)
     assert load_config(str(run.config)) == config
