@@ -1,9 +1,9 @@
 """Write what was measured into the repository: no result is typed in by hand.
 
-python scripts/publish.py collect NAME RUN...   run directories -> docs/results/NAME.jsonl
-python scripts/publish.py write                 docs/results -> README's tables, configs' heads
+python scripts/publish.py collect NAME RUN...   run directories -> stn_train/results/NAME.jsonl
+python scripts/publish.py write                 stn_train/results -> README's tables, configs' heads
 
-docs/results/speed.json is the output of scripts/benchmark.py --json.
+stn_train/results/speed.json is the output of scripts/benchmark.py --json.
 """
 
 import json
@@ -13,9 +13,10 @@ from typing import Any
 
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1
+from stn_train.table import Cell, cell_name, cell_of
 
 ROOT = Path(__file__).parent.parent
-RESULTS, CONFIGS, README = ROOT / "docs" / "results", ROOT / "configs", ROOT / "README.md"
+RESULTS, CONFIGS, README = ROOT / "stn_train" / "results", ROOT / "configs", ROOT / "README.md"
 BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
 DESCRIPTIONS = {
@@ -24,10 +25,6 @@ DESCRIPTIONS = {
     "P": "digits scaled and seen in perspective",
     "E": "digits scaled and bent elastically",
 }
-NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
-
-Cell = tuple[str, str, str]
-
 
 CHANGES = {"one_pass": ["train.epochs=1"], "default": []}
 """What the runs of each name change in the shipped configs, beside the seed."""
@@ -54,19 +51,6 @@ def published(name: str) -> list[dict[str, Any]]:
     """The results gathered under a name."""
     path = RESULTS / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def cell_of(result: dict[str, Any]) -> Cell:
-    """Which cell of the paper's table a result belongs to."""
-    return result["distortion"], result["backbone"], result["transform"]
-
-
-def cell_name(cell: Cell) -> str:
-    """The name of a cell's config."""
-    distortion, backbone, transform = cell
-    if transform == "none":
-        return f"{distortion}_{backbone}".lower()
-    return f"{distortion.lower()}_{NAMES[transform]}" + ("_fcn" if backbone == "FCN" else "")
 
 
 def head(cell: Cell) -> str:

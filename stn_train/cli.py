@@ -62,24 +62,30 @@ def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
     """Make a function a console script of its own, with errors told in plain words."""
 
     def decorate(function: Callable[P, None]) -> Callable[[], None]:
-        @functools.wraps(function)
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                function(*args, **kwargs)
-            except StnError as error:
-                fail(str(error), error.exit_code)
-            except BrokenPipeError:
-                raise  # the reader of our output has gone: click ends quietly
-            except OSError as error:
-                fail(str(error), StnError.exit_code)
-            except KeyboardInterrupt:
-                fail("interrupted", 130)
-
         app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(epilog=f"{epilog}\n\n{EXIT_CODES}")(guarded)
+        app.command(epilog=f"{epilog}\n\n{EXIT_CODES}")(guarded(function))
         return app
 
     return decorate
+
+
+def guarded(function: Callable[P, None]) -> Callable[P, None]:
+    """The function, but errors end the program with a message and their exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except StnError as error:
+            fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            raise  # the reader of our output has gone: click ends quietly
+        except OSError as error:
+            fail(str(error), StnError.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+
+    return guarded
 
 
 def fail(message: str, exit_code: int) -> None:

@@ -1,0 +1,152 @@
+"""The paper's table: which runs it takes, and what they come to.
+
+A cell is (distortion, backbone, transform), as in `stn_train.published.TABLE_1`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+from stn_train.config import Config
+from stn_train.config_file import load_config
+from stn_train.errors import CheckpointError, ConfigError
+from stn_train.published import TABLE_1
+
+Cell = tuple[str, str, str]
+
+FIELDS = ["distortion", "backbone", "transform", "paper"]
+FIELDS += ["mean", "std", "seeds", "passes", "draws_mean"]
+"""The keys of a row, in order."""
+
+NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
+
+
+class Job(NamedTuple):
+    """A run of the grid."""
+
+    name: str
+    """Of its folder: the cell's config and the seed."""
+    config: Config
+
+
+def cell_name(cell: Cell) -> str:
+    """The name of a cell's config: rts_affine, rts_affine_fcn, rts_cnn."""
+    distortion, backbone, transform = cell
+    if transform == "none":
+        return f"{distortion}_{backbone}".lower()
+    return f"{distortion.lower()}_{NAMES[transform]}" + ("_fcn" if backbone == "FCN" else "")
+
+
+def cells_like(patterns: Sequence[str]) -> list[Cell]:
+    """The cells that patterns such as RTS:*, *:FCN:none or E:CNN:TPS name; all if there are none.
+
+    Raises ConfigError for a pattern that names none.
+    """
+    found: set[Cell] = set()
+    for pattern in patterns or ["*"]:
+        named = {cell for cell in TABLE_1 if fnmatchcase(":".join(cell), pattern)}
+        if not named:
+            example = ":".join(next(iter(TABLE_1)))
+            raise ConfigError([f"--cells {pattern!r} names no cell; a cell is like {example}"])
+        found |= named
+    return [cell for cell in TABLE_1 if cell in found]
+
+
+def grid(cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]) -> list[Job]:
+    """The runs of these cells and seeds, the cheap ones first."""
+    jobs = [
+        Job(
+            f"{cell_name(cell)}-seed{seed}",
+            load_config(f"{cell_name(cell)}.yaml", [*overrides, f"seed={seed}"]),
+        )
+        for seed in seeds
+        for cell in cells
+    ]
+    return sorted(jobs, key=lambda job: job.config.backbone != "FCN")  # stable: seed by seed
+
+
+def results_in(folder: Path) -> list[dict[str, Any]]:
+    """The result.json of each finished run in a folder."""
+    return [read_result(path) for path in sorted(folder.glob("*/result.json"))]
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A run's result; raises CheckpointError if it cannot be read."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        cell_of(result), result["seed"], result["test_error_percent"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    else:
+        return dict(result)
+
+
+def reference_results() -> list[dict[str, Any]]:
+    """Our own measured results, which ship with the package."""
+    text = resources.files("stn_train").joinpath("results/default.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def cell_of(result: dict[str, Any]) -> Cell:
+    """Which cell a result belongs to."""
+    return result["distortion"], result["backbone"], result["transform"]
+
+
+def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each cell of the paper's that has results, in the paper's order.
+
+    mean, std: of the test error on the first draw over seeds, in %; std is None for one seed.
+    draws_mean: the same for the mean over the fixed draws.
+    """
+    rows = []
+    for cell, paper in TABLE_1.items():
+        runs = [result for result in results if cell_of(result) == cell]
+        if not runs:
+            continue
+        errors = [run["test_error_percent"] for run in runs]
+        row = [
+            *cell,
+            paper,
+            mean(errors),
+            stdev(errors) if len(errors) > 1 else None,
+            sorted(run["seed"] for run in runs),
+            max(run["passes"] for run in runs),
+            mean(run["draws_mean_percent"] for run in runs),
+        ]
+        rows.append(dict(zip(FIELDS, row, strict=True)))
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The paper's layout: a line for each model, a column for each distortion."""
+    by_cell = {(row["distortion"], row["backbone"], row["transform"]): row for row in rows}
+    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
+    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for backbone, transform in dict.fromkeys(cell[1:] for cell in TABLE_1):
+        model = backbone if transform == "none" else f"ST-{backbone} {transform}"
+        shown = [show(by_cell.get((column, backbone, transform))) for column in columns]
+        lines.append(f"| {model} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def show(row: dict[str, Any] | None) -> str:
+    """A cell: mean and standard deviation, the published value, the difference."""
+    if row is None:
+        return ""
+    spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
+    return f"{row['mean']:.2f}{spread} ({row['paper']}, {row['mean'] - row['paper']:+.2f})"
+
+
+def comma_separated(rows: list[dict[str, Any]]) -> str:
+    """The rows as CSV; seeds are separated by blanks."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows)
+    return stream.getvalue()

@@ -1,0 +1,217 @@
+"""Several runs at once, in processes of their own: what `stn-table run` does."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import typer.main
+from typer.testing import CliRunner
+
+from stn_train import jobs as jobs_module
+from stn_train.checkpoint import load_checkpoint
+from stn_train.cli_table import run_table
+from stn_train.errors import CheckpointError, ConfigError, DivergenceError
+from stn_train.jobs import TimeLeft, missing, run_job, run_jobs, splits_here
+from stn_train.run_directory import RunDirectory
+from stn_train.table import Job, cells_like, grid
+from stn_train.trainer import train
+from tests.conftest import CPU, TINY
+
+SETTINGS = [
+    "data.source=embedded",
+    "data.training_digits=600",
+    "data.validation=100",
+    "data.test_digits=200",
+    "model.hidden=32",
+    "model.localisation_hidden=8",
+    "train.batch_size=50",
+    "train.epochs=2",
+    "evaluate.draws=2",
+]
+CELLS = ["R:FCN:none", "R:FCN:Aff", "E:FCN:TPS"]
+
+
+def tiny_grid(seeds=(1,), *changes):
+    return grid(cells_like(CELLS), seeds, [*SETTINGS, *changes])
+
+
+def table(*arguments):
+    result = CliRunner().invoke(run_table, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def set_options(*changes):
+    return [part for change in [*SETTINGS, *changes] for part in ("--set", change)]
+
+
+def test_runs_in_processes_equal_runs_one_by_one(tmp_path, splits):
+    ended = []
+    outcomes = run_jobs(tiny_grid(), tmp_path, 2, CPU, None, ended.append)
+    assert ended == outcomes
+    assert sorted(outcome.job.name for outcome in outcomes) == [
+        "e_tps_fcn-seed1",
+        "r_affine_fcn-seed1",
+        "r_fcn-seed1",
+    ]
+    threads, one_by_one = torch.get_num_threads(), {}
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    try:
+        for job in tiny_grid():
+            run = RunDirectory.claim(tmp_path / "alone" / job.name)
+            one_by_one[job.name] = train(job.config, splits, run, CPU)
+    finally:
+        torch.set_num_threads(threads)
+    for outcome in outcomes:
+        alone = one_by_one[outcome.job.name]
+        assert outcome.result["draws_percent"] == alone.summary["draws_percent"]
+        assert outcome.result["config"] == alone.summary["config"]
+        saved = load_checkpoint(tmp_path / outcome.job.name / "last.pt").weights
+        for key, value in alone.model.state_dict().items():
+            assert value.equal(saved[key])
+    # Nothing is left to do.
+    assert missing(tiny_grid(), tmp_path) == []
+    assert missing(tiny_grid([1, 2]), tmp_path) == tiny_grid([2])
+
+
+def test_what_is_missing_is_trained_and_shown(tmp_path):
+    chosen = ["--cells", "R:FCN:*", "--seeds", 1, "--out", tmp_path, "--jobs", 2]
+    result = table("run", *chosen, *set_options())
+    assert result.exit_code == 0
+    assert "4 runs, 0 of them finished already; 2 at a time" in result.output
+    assert re.search(r"4 of 4: r_\w+fcn-seed1 [\d.]+ % \(paper 1.\d\) in \d+ s", result.output)
+    assert re.search(r"\| ST-FCN TPS \| [\d.]+ \(1.1, \+[\d.]+\) \|", result.output)
+    again = table("run", *chosen, *set_options())
+    assert "4 runs, 4 of them finished already" in again.output
+    (tmp_path / "r_fcn-seed1" / "result.json").unlink()
+    one_more = table("run", *chosen, *set_options())
+    assert "4 runs, 3 of them finished already" in one_more.output
+    other = table("run", *chosen, *set_options("train.epochs=3"))
+    assert other.exit_code == ConfigError.exit_code
+    assert "train.epochs is 2 there, 3 was asked for" in other.output
+    rows = json.loads(table("show", tmp_path, "--json").output)
+    assert [row["transform"] for row in rows] == ["none", "Aff", "Proj", "TPS"]
+    assert table("show", tmp_path, "--csv").output.startswith("distortion,backbone,transform,")
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
+    diverging = set_options("train.learning_rate=1e30", "train.optimizer=sgd")
+    chosen = ["--cells", "R:FCN:none", "--seeds", 2, "--out", tmp_path, "--jobs", 2]
+    result = table("run", *chosen, *diverging)
+    assert result.exit_code == DivergenceError.exit_code
+    for number in (1, 2):
+        expected = f"{number} of 2: r_fcn-seed{number} failed: the loss is not finite at step"
+        assert expected in result.output
+    assert "2 runs failed: r_fcn-seed1, r_fcn-seed2" in result.output
+
+
+def test_killed_and_run_again_it_goes_on(tmp_path):
+    code = "from stn_train.cli_table import run_table; run_table()"
+    chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "2"]
+    options = [*chosen, *set_options("train.epochs=40")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "run", *options],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    last = tmp_path / "r_affine_fcn-seed1" / "last.pt"
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert not (last.parent / "result.json").exists()
+    reached = load_checkpoint(last).step
+    time.sleep(0.5)
+    assert load_checkpoint(last).step == reached  # the worker has ended too
+    result = table("run", *options)
+    assert result.exit_code == 0
+    done = json.loads((last.parent / "result.json").read_text())
+    assert done["resumed_at_steps"] == [reached]
+    assert done["steps"] == 400
+
+
+@pytest.mark.parametrize("left", [[], ["config.yaml"], ["config.yaml", "metrics.jsonl"]])
+def test_a_run_killed_before_its_first_save_starts_anew(tmp_path, left, splits):
+    splits_here.cache_clear()
+    (job, *_) = tiny_grid()
+    (tmp_path / job.name).mkdir()
+    for name in left:
+        (tmp_path / job.name / name).write_text("")
+    assert run_job(job, tmp_path, CPU, None) == ("", 0)
+    assert (tmp_path / job.name / "result.json").exists()
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
+    (job, *_) = tiny_grid()
+    (tmp_path / job.name).mkdir()
+    (tmp_path / job.name / "thesis.txt").write_text("years of work")
+    problem, exit_code = run_job(job, tmp_path, CPU, None)
+    assert exit_code == 6
+    assert "exists already" in problem
+    assert (tmp_path / job.name / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jobs_module, "train", full)
+    problem, exit_code = run_job(tiny_grid()[0], tmp_path, CPU, None)
+    assert (problem, exit_code) == ("[Errno 28] No space left on device", 1)
+
+
+def test_time_left_follows_the_work_that_is_done(monkeypatch):
+    seconds = 0.0
+    monkeypatch.setattr(jobs_module.time, "perf_counter", lambda: seconds)
+    config = tiny_grid()[0].config
+    jobs = [Job("a", config), Job("b", config)]
+    jobs += [Job("c", config.model_copy(update={"backbone": "CNN"}))]
+    left = TimeLeft(jobs)
+    seconds = 10.0
+    assert left.ended(jobs[0]) == pytest.approx(90)  # a CNN counts for eight
+    seconds = 20.0
+    assert left.ended(jobs[1]) == pytest.approx(80)
+    assert left.ended(jobs[2]) == 0
+
+
+# The command line.
+
+
+def test_flags_are_these():
+    commands = typer.main.get_command(run_table).commands
+    flags = {
+        name: {flag for option in command.params for flag in option.opts}
+        for name, command in commands.items()
+    }
+    run = "--cells --seeds --recipe --jobs --set --out --device --data-dir"
+    assert flags == {"run": set(run.split()), "show": {"runs", "--json", "--csv"}}
+
+
+def test_shows_the_reference_without_runs():
+    result = table("show")
+    assert result.exit_code == 0
+    assert result.output.startswith("| model | R | RTS | P | E |")
+
+
+def test_folder_without_runs_is_told(tmp_path):
+    result = table("show", tmp_path)
+    assert result.exit_code == CheckpointError.exit_code
+    assert "holds no finished run" in result.output
+
+
+def test_help_needs_no_torch():
+    code = "import sys, stn_train.cli_table; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_these_settings_are_those_of_the_tiny_run():
+    (job,) = grid(cells_like(["R:FCN:none"]), [1], SETTINGS)
+    assert job.config.data.training_digits == TINY["data"]["training_digits"]
