@@ -10,6 +10,7 @@ PyTorch's tutorials, fed by that DataLoader. Contenders take turns, a figure is 
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -375,6 +376,51 @@ def process_rows(data_dir: Path | None, device: torch.device) -> list[Row]:
     ]
 
 
+STEPS_FOR_A_WHILE = """
+import sys, time
+from pathlib import Path
+import torch
+from benchmark import BATCH, model_config, training_of
+from stn_train.data import load_splits
+from stn_train.device import keep_freed_memory
+backbone, threads, device, data_dir, seconds = sys.argv[1:]
+torch.set_num_threads(int(threads))
+keep_freed_memory()
+config = model_config(backbone, "Aff", "auto")
+splits = load_splits(config.data, Path(data_dir) if data_dir else None)
+training = training_of(config, splits, torch.device(device))
+batches = training.draw_pass(0).batches(BATCH)[:-1]
+for batch in batches[:8]:
+    training.take_step(batch)
+steps, started = 0, time.perf_counter()
+while time.perf_counter() < started + float(seconds):
+    float(training.take_step(batches[steps % len(batches)]))  # waits for a GPU
+    steps += 1
+print(steps * BATCH / (time.perf_counter() - started))
+"""
+
+
+def together_rows(data_dir: Path | None, watch: Stopwatch) -> list[Row]:
+    """Several runs at once, each in a process with its share of the cores, beside one run."""
+    cores, on_cpu = os.cpu_count() or 1, watch.device.type == "cpu"
+    rows = []
+    for backbone in ("FCN", "CNN"):
+        rates = {}
+        for runs in (1, cores if on_cpu else 4):
+            what = [backbone, str(max(1, cores // runs)), watch.device.type]
+            arguments = [*what, str(data_dir or ""), str(4 * watch.seconds)]
+            line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *arguments]
+            folder = Path(__file__).parent
+            processes = [
+                subprocess.Popen(line, stdout=subprocess.PIPE, cwd=folder) for _ in range(runs)
+            ]
+            rates[runs] = sum(float(process.communicate()[0]) for process in processes)
+        (_, alone), (runs, together) = rates.items()
+        what_row = f"ST-{backbone} Aff, {runs} runs at once, a process each"
+        rows.append(Row(what_row, "images/s", together, {"one run": alone}))
+    return rows
+
+
 def growth_rows(splits: Splits, device: torch.device) -> list[Row]:
     """Time per pass as the data grows."""
     config = model_config("FCN", "Aff", "auto")
@@ -418,6 +464,7 @@ def main() -> None:
     watch = Stopwatch(device, options.seconds)
     # First: a process that starts another lends it its own memory in the kernel's books.
     rows = process_rows(options.data_dir and options.data_dir.absolute(), device)
+    rows += together_rows(options.data_dir and options.data_dir.absolute(), watch)
     splits = load_splits(Config().data, options.data_dir)
     rows += distortion_rows(splits.training, watch)
     rows += step_rows(splits, watch)

@@ -125,11 +125,11 @@ def speed_table() -> str:
             cells = [row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"]
             lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
-    lines += [
-        f"- {row['what']}: {row['ours']:{',.0f' if row['ours'] > 100 else '.2g'}} {row['unit']}"
-        for row in rows
-        if not row["peers"] and not row["shares"]
-    ]
+    for row in rows:
+        if not row["shares"] and not row["what"].startswith("distortion"):
+            value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.2g'}} {row['unit']}"
+            times = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
+            lines.append(f"- {row['what']}: {value}{', ' if times else ''}{times}")
     lines.append(
         f"\n{where['threads']} threads of an {where['hardware']}, torch {where['torch']}, "
         f"torchvision {where['torchvision']}, commit {where['commit'][:9]}."
