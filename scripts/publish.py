@@ -128,8 +128,8 @@ def speed_table() -> str:
     for row in rows:
         if not row["shares"] and not row["what"].startswith("distortion"):
             value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.2g'}} {row['unit']}"
-            times = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
-            lines.append(f"- {row['what']}: {value}{', ' if times else ''}{times}")
+            peers = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
+            lines.append(f"- {row['what']}: {value}{', ' if peers else ''}{peers}")
     lines.append(
         f"\n{where['threads']} threads of an {where['hardware']}, torch {where['torch']}, "
         f"torchvision {where['torchvision']}, commit {where['commit'][:9]}."
