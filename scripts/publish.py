@@ -127,7 +127,7 @@ def speed_table() -> str:
     lines.append("")
     for row in rows:
         if not row["shares"] and not row["what"].startswith("distortion"):
-            value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.2g'}} {row['unit']}"
+            value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.3g'}} {row['unit']}"
             peers = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
             lines.append(f"- {row['what']}: {value}{', ' if peers else ''}{peers}")
     lines.append(

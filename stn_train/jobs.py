@@ -1,8 +1,8 @@
 """Several runs at once, each in a process of its own.
 
-On a CPU each process has its share of the cores: two runs with a core each get through half as
-many digits again as one run with two cores, since a small network's step has too little work to
-share out. On a GPU the processes take turns, and one works while another draws or validates.
+On a CPU each process has its share of the cores: runs with a core each get through more digits
+than one run on all cores, whose small layers cannot be shared out well (`scripts/benchmark.py`
+measures it). On a GPU the processes take turns, and one works while another draws or validates.
 """
 
 import functools
