@@ -1,6 +1,7 @@
 """Fixtures shared by the tests of whole runs: tiny digits, a tiny model, one finished run."""
 
 import functools
+import importlib.util
 import urllib.error
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from stn_train.run_directory import RunDirectory
 from stn_train.trainer import TrainResult, train
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
 
 TINY: dict[str, Any] = {
     "distortion": "R",
@@ -90,6 +92,14 @@ def finished(tmp_path_factory, splits) -> Finished:
     config = tiny_config()
     run = RunDirectory.claim(tmp_path_factory.mktemp("finished") / "tiny")
     return Finished(config, run, train(config, splits, run, CPU))
+
+
+def load_script(name: str) -> Any:
+    """A module of scripts/."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 COMMANDS = {

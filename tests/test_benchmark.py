@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from conftest import load_script
 from torch import nn
 
 from stn_train.data import Splits
 from stn_train.models import build_model
-from tests.test_readme import load_script
 
 benchmark = load_script("benchmark")
 CPU = torch.device("cpu")

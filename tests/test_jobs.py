@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import typer.main
+from conftest import CPU, TINY
 from typer.testing import CliRunner
 
 from stn_train import jobs as jobs_module
@@ -21,7 +22,6 @@ from stn_train.jobs import TimeLeft, missing, run_job, run_jobs, splits_here
 from stn_train.run_directory import RunDirectory
 from stn_train.table import Job, cells_like, grid
 from stn_train.trainer import train
-from tests.conftest import CPU, TINY
 
 SETTINGS = [
     "data.source=embedded",

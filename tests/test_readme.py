@@ -1,20 +1,11 @@
 """What README says is what the program does: its code runs, its numbers are the measured ones."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import torch
+from conftest import ROOT, load_script
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_python_example_runs_and_gives_what_it_says():
