@@ -24,7 +24,8 @@ def test_what_was_saved_is_loaded(checkpoint, finished, tmp_path):
     assert loaded.weights.keys() == checkpoint.weights.keys()
     for name, tensor in loaded.weights.items():
         assert torch.equal(tensor, checkpoint.weights[name])
-    state = {"weights", "optimizer", "schedule", "averaged", "best_validation_error_percent"}
+    state = {"weights", "optimizer", "schedule", "averaged", "losses", "seconds"}
+    state |= {"validation_error_percent", "best_validation_error_percent", "resumed_at_steps"}
     assert loaded.training.keys() == state
 
 
