@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def run_jobs(
 ) -> list[Outcome]:
     """Train these runs, ``workers`` at a time; ``tell`` is called as each ends.
 
-    A run that was stopped goes on from its newest checkpoint.
+    A run that was stopped goes on from its newest checkpoint. Raises StnError if a process dies.
     """
     outcomes = []
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -65,6 +66,11 @@ def run_jobs(
                     found = None if problem else read_result(result)
                     outcomes.append(Outcome(job, found, problem, exit_code))
                     tell(outcomes[-1])
+        except BrokenProcessPool:
+            raise StnError(
+                "the process of a run was killed, perhaps for want of memory (fewer --jobs take "
+                "less); run the command again to go on"
+            ) from None
         except BaseException:
             # Not only what waits: what runs has saved itself, and would go on for minutes.
             for process in list((pool._processes or {}).values()):

@@ -17,6 +17,7 @@ PAPER = {
     "schedule": "step",
     "step_at": [1 / 3, 2 / 3],
     "step_factor": 0.1,
+    "precision": "float32",
 }
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {

@@ -1,6 +1,7 @@
 """Several runs at once, in processes of their own: what `stn-table run` does."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from stn_train import jobs as jobs_module
 from stn_train.checkpoint import load_checkpoint
 from stn_train.cli_table import run_table
-from stn_train.errors import CheckpointError, ConfigError, DivergenceError
+from stn_train.errors import CheckpointError, ConfigError, DivergenceError, StnError
 from stn_train.jobs import TimeLeft, missing, run_job, run_jobs, splits_here
 from stn_train.run_directory import RunDirectory
 from stn_train.table import Job, cells_like, grid
@@ -136,6 +137,18 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
     done = json.loads((last.parent / "result.json").read_text())
     assert done["resumed_at_steps"] == [reached]
     assert done["steps"] == 400
+
+
+def test_a_run_that_is_killed_is_told(tmp_path, monkeypatch):
+    wait = jobs_module.wait
+
+    def kill_one_and_wait(pending, return_when):
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        return wait(pending, return_when=return_when)
+
+    monkeypatch.setattr(jobs_module, "wait", kill_one_and_wait)
+    with pytest.raises(StnError, match="the process of a run was killed"):
+        run_jobs(tiny_grid(), tmp_path, 1, CPU, None, print)
 
 
 @pytest.mark.parametrize("left", [[], ["config.yaml"], ["config.yaml", "metrics.jsonl"]])
