@@ -280,6 +280,9 @@ class Training:
         try:
             self.model.load_state_dict(state["weights"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):  # a captured step reads it on the GPU
+                    group["lr"] = group["lr"].to(self.device)
             self.schedule.load_state_dict(state["schedule"])
             if self.average is not None:
                 self.average.model.load_state_dict(checkpoint.weights)
