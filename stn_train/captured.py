@@ -1,5 +1,6 @@
 """A training step recorded once as a CUDA graph: the networks are small, launching them is not."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -45,7 +46,9 @@ class Captured:
         """Run the function on a stream of its own, as a recording will."""
         stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # An optimiser that can be captured warns, once, where it is not.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")
             output = self.function(*self.inputs)
         current.wait_stream(stream)
         return output

@@ -40,14 +40,14 @@ def build_optimizer(model: DigitClassifier, settings: TrainSettings) -> Optimize
         for decays in (True, False)
     ]
     device = next(model.parameters()).device
-    on_gpu = device.type == "cuda"
-    if on_gpu:  # a number would become part of a captured step, a tensor can be written to
+    captured = device.type == "cuda" and settings.cuda_graph
+    if captured:  # a number would become part of the recording, a tensor can be written to
         for group in groups:
             group["lr"] = torch.tensor(group["lr"], device=device)
     # `fused` updates all weights in one pass over memory.
     if settings.optimizer == "sgd":
         return SGD(groups, settings.learning_rate, settings.momentum, fused=device.type != "mps")
-    return AdamW(groups, settings.learning_rate, fused=True, capturable=on_gpu)
+    return AdamW(groups, settings.learning_rate, fused=True, capturable=captured)
 
 
 class AveragedWeights:

@@ -153,6 +153,17 @@ def test_a_step_on_a_gpu_never_waits_for_it(cuda_training, choice, schedule):
     assert loss.device == CUDA
     assert watch.seen == []
     assert isinstance(training.update, Captured)
+    for group in training.optimizer.param_groups:  # the recording reads what is written there
+        assert group["lr"].device == CUDA
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+def test_without_capture_a_gpu_takes_plain_steps(cuda_training):
+    training, batch = cuda_training(Config.model_validate({"train": {"cuda_graph": False}}))
+    assert training.update == training.update_weights
+    assert training.update(*batch).device == CUDA
+    assert all(isinstance(group["lr"], float) for group in training.optimizer.param_groups)
+    assert not training.optimizer.defaults["capturable"]
 
 
 def test_averaging_never_asks_for_a_value(tiny, splits):
