@@ -471,6 +471,7 @@ def main() -> None:
     rows += growth_rows(splits, device)
     if options.json:
         environment = describe_environment(device)
+        del environment["command"]  # where somebody's digits lie is nobody's business
         print(json.dumps({"environment": environment, "rows": list(map(asdict, rows))}, indent=1))
     else:
         print(table(rows))
