@@ -88,7 +88,7 @@ def run(
     typer.echo(markdown(table(results_in(out))), nl=False)
     failed = [outcome for outcome in outcomes if outcome.problem]
     if failed:
-        names = ", ".join(outcome.job.name for outcome in failed)
+        names = ", ".join(sorted(outcome.job.name for outcome in failed))
         error = StnError(f"{len(failed)} runs failed: {names}; run the command again to go on")
         error.exit_code = failed[0].exit_code
         raise error
