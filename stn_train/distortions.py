@@ -171,21 +171,22 @@ class RotationScaleTranslation(ScaledDistortion):
     """The angle is uniform between minus this and this."""
     min_scale: Scale = 0.7
     max_scale: Scale = 1.2
-    max_shift_px: Pixels = 7.0
-    """Each of the two shifts is uniform between minus this and this. "A random location" is not
-    defined in the paper; 7 px is the room that a 28 px digit has on a 42 px canvas."""
+    max_shift_px: Pixels | None = 7.0
+    """Each of the two shifts is uniform between minus this and this; null for as far as the
+    scaled digit's own square has room on the canvas. "A random location" is not defined in the
+    paper; 7 px is the room that an unscaled digit has on a 42 px canvas."""
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Angle in degrees, scale, shift right and shift down in pixels: (count, 4)."""
-        reach_px = self.max_shift_px
-        return torch.cat(
-            [
-                draw_uniform(-self.max_angle_deg, self.max_angle_deg, (count, 1), generator),
-                self.draw_scale(count, generator),
-                draw_uniform(-reach_px, reach_px, (count, 2), generator),
-            ],
-            dim=1,
-        )
+        angle_deg = draw_uniform(-self.max_angle_deg, self.max_angle_deg, (count, 1), generator)
+        scale = self.draw_scale(count, generator)
+        if self.max_shift_px is None:
+            room_px = ((self.canvas_px - SIDE * scale) / 2).clamp(min=0)  # (count, 1)
+            shift_px = room_px * draw_uniform(-1, 1, (count, 2), generator)
+        else:
+            reach_px = self.max_shift_px
+            shift_px = draw_uniform(-reach_px, reach_px, (count, 2), generator)
+        return torch.cat([angle_deg, scale, shift_px], dim=1)
 
     def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
         """See `Distortion.map_points`."""
@@ -226,8 +227,10 @@ class Elastic(ScaledDistortion):
     control_std_px: Pixels = 1.5
     """Standard deviation of each control point's displacement, right and down; 1.5 in the paper."""
     control_side: Annotated[int, Field(ge=2, le=16)] = 4
-    """Control points a side, on a regular grid from edge to edge of the canvas; 4 in the paper.
-    Where the grid ends (edge, outermost pixel centre, digit) is not stated there."""
+    """Control points a side, on a regular grid; 4 in the paper."""
+    control_span: Annotated[float, Field(ge=0.1, le=2)] = 1.0
+    """Side of the square that the control grid spans, as a share of the canvas: 1 from edge to
+    edge, 0.75 with 4 points at the centres of 4 x 4 fields. Not stated in the paper."""
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Scale, then each control point's (x, y) displacement in pixels, row by row."""
@@ -242,10 +245,10 @@ class Elastic(ScaledDistortion):
         the displaced control points.
         """
         scale, shifts_px = parameters[:, 0], parameters[:, 1:].reshape(-1, self.control_side**2, 2)
-        edge = self.canvas_px / SIDE
+        reach = self.control_span * self.canvas_px / SIDE
         control, solver = elastic_system(self.control_side, points.device)
-        basis = thin_plate_basis(points / edge, control, solver)  # (N, K)
-        read_from = (control * edge + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
+        basis = thin_plate_basis(points / reach, control, solver)  # (N, K)
+        read_from = (control * reach + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
         return combine(read_from.mT, basis).mT  # (B, N, 2)
 
 
