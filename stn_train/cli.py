@@ -1,6 +1,7 @@
-"""The commands. Each resolves its arguments, calls one function and prints where the output is.
+"""The commands on a single run.
 
-Nothing heavy is imported before a command runs, so that --help answers at once.
+Each resolves its arguments, calls one function and prints where the output is. Nothing heavy is
+imported before a command runs, so that --help answers at once.
 """
 
 import functools
@@ -18,8 +19,9 @@ from stn_train.errors import ConfigError, StnError
 if TYPE_CHECKING:
     import torch
 
+    from stn_train.config import Config
     from stn_train.digits import Digits
-    from stn_train.run_directory import Run
+    from stn_train.run_directory import Run, RunDirectory
 
 P = ParamSpec("P")
 
@@ -145,7 +147,6 @@ def run_train(
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.progress import progress, tell
-    from stn_train.published import TABLE_1
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
@@ -160,26 +161,40 @@ def run_train(
     splits = load_splits(settings.data, data_dir)
     tell(f"digits: {splits.origin}")
     if config is not None:
-        path = Path(config)  # a run directory's config is named after the directory
-        stem = path.absolute().parent.name if path.stem == "config" else path.stem
-        name = f"{stem}-seed{settings.seed}"
-        run = RunDirectory.claim(out) if out else RunDirectory.claim_next(Path("runs"), name)
+        run = new_run(config, settings.seed, out)
     result = train(settings, splits, run, where, progress())
-    summary, evaluation = result.summary, result.evaluation
-    typer.echo(f"{settings.cell}, seed {settings.seed}")
-    tell_errors(evaluation.as_dict())
-    cell = (settings.distortion, settings.backbone, settings.transform)
-    if settings.data.source == "mnist" and cell in TABLE_1:
+    tell_result(settings, result.summary)
+    typer.echo(f"run         {run.path}")
+    trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
+    for picture in Picture:
+        path = draw(picture, trained, splits.test, run.path / f"{picture}.png")
+        typer.echo(f"picture     {path}")
+
+
+def new_run(config: str, seed: int, out: Path | None) -> "RunDirectory":
+    """The folder of a new run: the one asked for, else runs/<config>-seed<seed>."""
+    from stn_train.run_directory import RunDirectory
+
+    if out is not None:
+        return RunDirectory.claim(out)
+    path = Path(config)  # a run directory's config is named after the directory
+    stem = path.absolute().parent.name if path.stem == "config" else path.stem
+    return RunDirectory.claim_next(Path("runs"), f"{stem}-seed{seed}")
+
+
+def tell_result(config: "Config", summary: dict[str, Any]) -> None:
+    """What a run came to, beside the paper's number where there is one."""
+    from stn_train.published import TABLE_1
+
+    typer.echo(f"{config.cell}, seed {config.seed}")
+    tell_errors(summary)
+    cell = (config.distortion, config.backbone, config.transform)
+    if config.data.source == "mnist" and cell in TABLE_1:
         typer.echo(f"paper       {TABLE_1[cell]} % (Table 1, mean of three runs)")
     typer.echo(
         f"model       {summary['parameters']:,} parameters, {summary['passes']:g} x "
         f"{summary['training_digits']:,} digits in {summary['train_seconds']:.0f} s"
     )
-    typer.echo(f"run         {run.path}")
-    trained = Run(run.last, settings, result.model.cpu(), summary["steps"])
-    for picture in Picture:
-        path = draw(picture, trained, splits.test, run.path / f"{picture}.png")
-        typer.echo(f"picture     {path}")
 
 
 @command("Example: stn-eval runs/rts_affine-seed1 --json")

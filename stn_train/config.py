@@ -3,6 +3,7 @@
 The documentation of a field stands under it. Validators check and convert; they read no file.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -16,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
+from stn_train.errors import ConfigError
 from stn_train.recipes import with_recipe
 from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
@@ -206,3 +208,22 @@ class Config(Settings):
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""
         return self.model_dump(mode="json")
+
+
+def refuse_other_config(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
+    differences = changed_settings(old, new)
+    if differences:
+        raise ConfigError([f"{run} is a run of another config:", *differences])
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs, a line each."""
+    lines = []
+    for key in old | new:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += changed_settings(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key} is {before} there, {after} was asked for")
+    return lines

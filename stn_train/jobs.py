@@ -5,26 +5,26 @@ than one run on all cores, whose small layers cannot be shared out well (`script
 measures it). On a GPU the processes take turns, and one works while another draws or validates.
 """
 
-import functools
 import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from stn_train.config import DataSettings
-from stn_train.data import Splits, load_splits
+from stn_train.data import load_splits
 from stn_train.device import keep_freed_memory
-from stn_train.errors import ConfigError, StnError
+from stn_train.errors import StnError
+from stn_train.published import TABLE_1
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, read_result
-from stn_train.trainer import changed_settings, train
+from stn_train.table import Job, cell_of, read_result
+from stn_train.trainer import train
 
 
 class Outcome(NamedTuple):
@@ -35,90 +35,79 @@ class Outcome(NamedTuple):
     problem: str
     exit_code: int
 
+    def __str__(self) -> str:
+        """In a line: 0.82 % (paper 0.5) in 534 s."""
+        if self.result is None:
+            return f"failed: {self.problem}"
+        error, took = self.result["test_error_percent"], self.result["total_seconds"]
+        return f"{error:.2f} % (paper {TABLE_1[cell_of(self.result)]}) in {took:.0f} s"
+
 
 def run_jobs(
-    jobs: Sequence[Job],
-    folder: Path,
-    workers: int,
-    device: torch.device,
-    data_dir: Path | None,
-    tell: Callable[[Outcome], None],
-) -> list[Outcome]:
-    """Train these runs, ``workers`` at a time; ``tell`` is called as each ends.
+    jobs: Sequence[Job], folder: Path, workers: int, device: torch.device, data_dir: Path | None
+) -> Iterator[Outcome]:
+    """Train these runs, ``workers`` at a time; yields what became of each as it ends.
 
-    A run that was stopped goes on from its newest checkpoint. Raises StnError if a process dies.
+    A run that was stopped goes on from its newest checkpoint. Stopped itself, by an exception or
+    because the iterator is closed, it stops the runs, which have saved themselves.
     """
-    outcomes = []
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, initializer=start_worker, initargs=(threads,))
-    with pool:
-        futures: dict[Future[tuple[str, int]], Job] = {
-            pool.submit(run_job, job, folder, device, data_dir): job for job in jobs
-        }
-        pending = set(futures)
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    job, (problem, exit_code) = futures[future], future.result()
-                    result = RunDirectory(folder / job.name).result
-                    found = None if problem else read_result(result)
-                    outcomes.append(Outcome(job, found, problem, exit_code))
-                    tell(outcomes[-1])
-        except BrokenProcessPool:
-            raise StnError(
-                "the process of a run was killed, perhaps for want of memory (fewer --jobs take "
-                "less); run the command again to go on"
-            ) from None
-        except BaseException:
-            # Not only what waits: what runs has saved itself, and would go on for minutes.
-            for process in list((pool._processes or {}).values()):
-                process.terminate()
-            pool.shutdown(cancel_futures=True)
-            raise
-    return outcomes
+    left = deque(jobs)
+    running: dict[Connection, tuple[Job, SpawnProcess]] = {}
+    try:
+        while left or running:
+            while left and len(running) < workers:
+                job = left.popleft()
+                here, there = context.Pipe(duplex=False)
+                work = (job, folder, device, data_dir, threads, there)
+                process = context.Process(target=run_in_process, args=work, daemon=True)
+                process.start()
+                there.close()  # now the process has the only one: `here` ends if it dies
+                running[here] = job, process
+            ended = wait(running)
+            for here in [each for each in running if each in ended]:
+                job, process = running[here]
+                try:
+                    problem, exit_code = here.recv()
+                except EOFError:
+                    problem = "killed, perhaps for want of memory (fewer --jobs take less)"
+                    exit_code = StnError.exit_code
+                process.join()
+                del running[here]
+                found = None if problem else read_result(RunDirectory(folder / job.name).result)
+                yield Outcome(job, found, problem, exit_code)
+    finally:
+        for _, process in running.values():
+            process.terminate()
+            process.join()
 
 
-def missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
-    """Those runs that are not finished; raises ConfigError if one is of another config."""
-    return [job for job in jobs if not finished(job, folder)]
-
-
-def finished(job: Job, folder: Path) -> bool:
-    """Whether a run is complete; raises ConfigError if it is of another config."""
-    path = RunDirectory(folder / job.name).result
-    if not path.exists():
-        return False
-    differences = changed_settings(read_result(path)["config"], job.config.as_dict())
-    if differences:
-        raise ConfigError([f"{path.parent} is a run of another config:", *differences])
-    return True
-
-
-def start_worker(threads: int) -> None:
-    """Prepare a process: its share of the cores; the one that started it hears Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def run_in_process(
+    job: Job,
+    folder: Path,
+    device: torch.device,
+    data_dir: Path | None,
+    threads: int,
+    report: Connection,
+) -> None:
+    """Train one run with this process's share of the cores, and report how it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears Ctrl-C
     torch.set_num_threads(threads)
     keep_freed_memory()
+    report.send(run_job(job, folder, device, data_dir))
 
 
 def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> tuple[str, int]:
     """Train one run in this process; returns the problem, if any, and its exit code."""
     try:
-        splits = splits_here(job.config.data, data_dir)
+        splits = load_splits(job.config.data, data_dir)
         train(job.config, splits, RunDirectory.claim_or_reopen(folder / job.name), device)
     except StnError as error:
         return str(error), error.exit_code
     except OSError as error:
         return str(error), StnError.exit_code
     return "", 0
-
-
-@functools.cache
-def splits_here(settings: DataSettings, data_dir: Path | None) -> Splits:
-    """The digits, loaded once in each process."""
-    return load_splits(settings, data_dir)
 
 
 class TimeLeft:
@@ -135,7 +124,7 @@ class TimeLeft:
 
 
 def cost(job: Job) -> float:
-    """The work of a run, roughly: a pass of a CNN takes about eight times that of an FCN."""
+    """The work of a run, roughly, in passes of an FCN; one of a CNN takes about ten times that."""
     settings = job.config.train
-    weight = 1.0 if job.config.backbone == "FCN" else 8.0
-    return weight * (settings.steps or 215 * (settings.epochs or 1))
+    passes = settings.epochs or (settings.steps or 1) * settings.batch_size / 60_000
+    return passes * (1.0 if job.config.backbone == "FCN" else 10.0)

@@ -1,4 +1,4 @@
-"""Settings to an optimiser and a learning rate schedule, both torch's own."""
+"""Settings to an optimiser, a learning rate schedule and an average of the weights."""
 
 import copy
 import math

@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from stn_train.config import Config
+from stn_train.config import Config, refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.published import TABLE_1
+from stn_train.run_directory import RunDirectory
 
 Cell = tuple[str, str, str]
 
@@ -69,6 +70,20 @@ def grid(cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]) 
         for cell in cells
     ]
     return sorted(jobs, key=lambda job: job.config.backbone != "FCN")  # stable: seed by seed
+
+
+def missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """Those runs that are not finished; raises ConfigError if one is of another config."""
+    return [job for job in jobs if not finished(job, folder)]
+
+
+def finished(job: Job, folder: Path) -> bool:
+    """Whether a run is complete; raises ConfigError if it is of another config."""
+    path = RunDirectory(folder / job.name).result
+    if not path.exists():
+        return False
+    refuse_other_config(path.parent, read_result(path)["config"], job.config.as_dict())
+    return True
 
 
 def results_in(folder: Path) -> list[dict[str, Any]]:

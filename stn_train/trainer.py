@@ -19,12 +19,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from stn_train.atomic import write_json
 from stn_train.captured import Captured
 from stn_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from stn_train.config import Config
+from stn_train.config import Config, refuse_other_config
 from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
 from stn_train.device import autocast, choose_precision, seed_generator
 from stn_train.distortions import distort
 from stn_train.environment import describe_environment
-from stn_train.errors import CheckpointError, ConfigError, DivergenceError
+from stn_train.errors import CheckpointError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.models import DigitClassifier, build_model, parameter_count
 from stn_train.optimisation import (
@@ -273,9 +273,7 @@ class Training:
         Raises ConfigError if it is of another config, CheckpointError if it does not fit.
         """
         checkpoint = load_checkpoint(path)
-        differences = changed_settings(checkpoint.config, self.config.as_dict())
-        if differences:
-            raise ConfigError([f"{path.parent} is a run of another config:", *differences])
+        refuse_other_config(path.parent, checkpoint.config, self.config.as_dict())
         state = checkpoint.training
         try:
             self.model.load_state_dict(state["weights"])
@@ -296,18 +294,6 @@ class Training:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path} cannot be gone on with: {reason}") from None
         self.step = checkpoint.step
-
-
-def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, a line each."""
-    lines = []
-    for key in old | new:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            lines += changed_settings(before, after, f"{prefix}{key}.")
-        elif before != after:
-            lines.append(f"{prefix}{key} is {before} there, {after} was asked for")
-    return lines
 
 
 class Meter:

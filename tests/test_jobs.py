@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from stn_train import jobs as jobs_module
 from stn_train.checkpoint import load_checkpoint
 from stn_train.cli_table import run_table
-from stn_train.errors import CheckpointError, ConfigError, DivergenceError, StnError
-from stn_train.jobs import TimeLeft, missing, run_job, run_jobs, splits_here
+from stn_train.errors import CheckpointError, ConfigError, DivergenceError
+from stn_train.jobs import TimeLeft, run_job, run_jobs
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, cells_like, grid
+from stn_train.table import Job, cells_like, grid, missing
 from stn_train.trainer import train
 
 SETTINGS = [
@@ -54,9 +54,7 @@ def set_options(*changes):
 
 
 def test_runs_in_processes_equal_runs_one_by_one(tmp_path, splits):
-    ended = []
-    outcomes = run_jobs(tiny_grid(), tmp_path, 2, CPU, None, ended.append)
-    assert ended == outcomes
+    outcomes = list(run_jobs(tiny_grid(), tmp_path, 2, CPU, None))
     assert sorted(outcome.job.name for outcome in outcomes) == [
         "e_tps_fcn-seed1",
         "r_affine_fcn-seed1",
@@ -140,21 +138,36 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
     assert done["steps"] == 400
 
 
-def test_a_run_that_is_killed_is_told(tmp_path, monkeypatch):
-    wait = jobs_module.wait
+def test_a_run_that_is_killed_is_told_and_the_others_go_on(tmp_path, monkeypatch):
+    wait, killed = jobs_module.wait, []
 
-    def kill_one_and_wait(pending, return_when):
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        return wait(pending, return_when=return_when)
+    def kill_one_and_wait(connections):
+        if not killed:
+            killed.extend(multiprocessing.active_children())
+            os.kill(killed[0].pid, signal.SIGKILL)
+        return wait(connections)
 
     monkeypatch.setattr(jobs_module, "wait", kill_one_and_wait)
-    with pytest.raises(StnError, match="the process of a run was killed"):
-        run_jobs(tiny_grid(), tmp_path, 1, CPU, None, print)
+    first, *others = run_jobs(tiny_grid(), tmp_path, 1, CPU, None)
+    assert first.job == tiny_grid()[0]
+    assert str(first).startswith("failed: killed, perhaps for want of memory")
+    assert first.exit_code == 1
+    assert [outcome.job for outcome in others] == tiny_grid()[1:]
+    assert all(outcome.result for outcome in others)
+    assert missing(tiny_grid(), tmp_path) == tiny_grid()[:1]
+
+
+def test_given_up_it_leaves_no_process(tmp_path):
+    short, long = tiny_grid()[:1], tiny_grid([2], "train.epochs=10000")
+    outcomes = run_jobs(short + long, tmp_path, 2, CPU, None)
+    assert next(outcomes).job == short[0]
+    assert multiprocessing.active_children()
+    outcomes.close()
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.parametrize("left", [[], ["config.yaml"], ["config.yaml", "metrics.jsonl"]])
-def test_a_run_killed_before_its_first_save_starts_anew(tmp_path, left, splits):
-    splits_here.cache_clear()
+def test_a_run_killed_before_its_first_save_starts_anew(tmp_path, left):
     (job, *_) = tiny_grid()
     (tmp_path / job.name).mkdir()
     for name in left:
@@ -190,9 +203,9 @@ def test_time_left_follows_the_work_that_is_done(monkeypatch):
     jobs += [Job("c", config.model_copy(update={"backbone": "CNN"}))]
     left = TimeLeft(jobs)
     seconds = 10.0
-    assert left.ended(jobs[0]) == pytest.approx(90)  # a CNN counts for eight
+    assert left.ended(jobs[0]) == pytest.approx(110)  # a CNN counts for ten
     seconds = 20.0
-    assert left.ended(jobs[1]) == pytest.approx(80)
+    assert left.ended(jobs[1]) == pytest.approx(100)
     assert left.ended(jobs[2]) == 0
 
 
