@@ -23,7 +23,7 @@ from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
 
 SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
-"""The smallest side, in pixels, that leaves a backbone's last layer a pixel to look at."""
+"""The backbones, and the smallest side in pixels that leaves the last layer a pixel to see."""
 
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends soon after
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
@@ -53,6 +53,8 @@ class ModelSettings(Settings):
     """FCN: units in each of the two hidden layers (128 to 256 in the paper)."""
     filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
     """CNN: filters of the two convolutions (32 to 64 in the paper)."""
+    dropout: Fraction = 0.0
+    """Share of the classifier's last features that a step leaves out."""
     localisation_hidden: Width = 32
     """ST-FCN: units in each of the three layers of the localisation network (A.4)."""
     localisation_filters: Width = 20

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_train.config import Config, ModelSettings
+from stn_train.config import Config
 from stn_train.convolution import SingleChannelConv2d
 from stn_train.digits import CLASSES
 from stn_train.spatial_transformer import SpatialTransformer, Warp
@@ -55,15 +55,18 @@ class Backbone(NamedTuple):
     """How many features the localisation network ends with."""
 
 
-def fcn(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:
-    """FCN: two hidden layers; localisation by three fully connected layers of 32 (A.4)."""
-    hidden, loc = settings.hidden, settings.localisation_hidden
+def fcn(
+    image_px: int, seen_px: int, hidden: int, localisation_hidden: int, dropout: float
+) -> Backbone:
+    """FCN: two hidden layers; localisation by three fully connected layers (A.4)."""
+    loc = localisation_hidden
     classifier = nn.Sequential(
         nn.Flatten(),
         nn.Linear(seen_px**2, hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
+        nn.Dropout(dropout),
         nn.Linear(hidden, CLASSES),
     )
     localisation = nn.Sequential(
@@ -78,14 +81,21 @@ def fcn(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:
     return Backbone(classifier, localisation, loc)
 
 
-def cnn(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:
+def cnn(
+    image_px: int,
+    seen_px: int,
+    filters: tuple[int, int],
+    localisation_filters: int,
+    localisation_features: int,
+    dropout: float,
+) -> Backbone:
     """CNN: 9x9 and 7x7 convolutions, each max-pooled by 2; localisation on the halved image (A.4).
 
     Pooling rounds up, so that the 21 px which average pooling leaves of a 42 px image still
     have a pixel after the second convolution. ReLU follows the pooling: the result is the
     same, on a quarter of the values.
     """
-    first, second = settings.filters
+    first, second = filters
     last_px = half_up(half_up(seen_px - 8) - 6)
     classifier = nn.Sequential(
         SingleChannelConv2d(first, 9),
@@ -95,9 +105,10 @@ def cnn(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:
         nn.MaxPool2d(2, ceil_mode=True),
         nn.ReLU(),
         nn.Flatten(),
+        nn.Dropout(dropout),
         nn.Linear(second * last_px**2, CLASSES),
     )
-    width, features = settings.localisation_filters, settings.localisation_features
+    width, features = localisation_filters, localisation_features
     loc_px = half_up(image_px // 2 - 4) - 4
     localisation = nn.Sequential(
         nn.AvgPool2d(2),
@@ -113,7 +124,7 @@ def cnn(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:
     return Backbone(classifier, localisation, features)
 
 
-def tutorial(image_px: int, seen_px: int, settings: ModelSettings) -> Backbone:  # noqa: ARG001
+def tutorial(image_px: int, seen_px: int) -> Backbone:
     """The small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
 
     https://docs.pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html
@@ -151,15 +162,26 @@ def half_up(side: int) -> int:
     return -(-side // 2)
 
 
+def build_backbone(config: Config, image_px: int, seen_px: int) -> Backbone:
+    """The backbone that a config names, in the sizes that it gives."""
+    sizes = config.model
+    match config.backbone:
+        case "FCN":
+            return fcn(image_px, seen_px, sizes.hidden, sizes.localisation_hidden, sizes.dropout)
+        case "CNN":
+            localisation = sizes.localisation_filters, sizes.localisation_features
+            return cnn(image_px, seen_px, sizes.filters, *localisation, sizes.dropout)
+        case "tutorial":
+            return tutorial(image_px, seen_px)
+
+
 def build_model(config: Config) -> DigitClassifier:
     """The model that a config describes, with fresh weights from torch's global generator."""
     image_px = config.distort.canvas_px
-    settings = config.model
-    build_backbone = BACKBONES[config.backbone]
     if config.transform == "none":
-        return DigitClassifier(build_backbone(image_px, image_px, settings).classifier, None)
+        return DigitClassifier(build_backbone(config, image_px, image_px).classifier, None)
     pool, sampled_px = config.st_pool, config.st_output_px
-    backbone = build_backbone(image_px, sampled_px // pool, settings)
+    backbone = build_backbone(config, image_px, sampled_px // pool)
     transformer = SpatialTransformer(
         backbone.localisation,
         backbone.features,
@@ -172,7 +194,3 @@ def build_model(config: Config) -> DigitClassifier:
 def parameter_count(module: nn.Module) -> int:
     """How many numbers of a module are learnt."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-BACKBONES = {"FCN": fcn, "CNN": cnn, "tutorial": tutorial}
-"""What `backbone` in a config can be."""

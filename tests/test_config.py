@@ -14,7 +14,6 @@ from stn_train.config import (
 )
 from stn_train.config_file import Source, check
 from stn_train.distortions import DISTORTIONS
-from stn_train.models import BACKBONES
 from stn_train.recipes import PAPER, RECIPES, with_recipe
 from stn_train.transforms import TRANSFORMS
 
@@ -40,16 +39,12 @@ def test_default_is_the_best_cell_of_the_paper_on_mnist():
 
 @pytest.mark.parametrize("field", ["backbone", "recipe"])
 def test_closed_choices_are_the_keys_of_their_dict(field):
-    assert choices(field) == tuple({"backbone": BACKBONES, "recipe": RECIPES}[field])
-
-
-def test_every_backbone_has_a_smallest_input():
-    assert SMALLEST_INPUT.keys() == BACKBONES.keys()
+    assert choices(field) == tuple({"backbone": SMALLEST_INPUT, "recipe": RECIPES}[field])
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_has_settings_for_every_backbone(recipe):
-    assert RECIPES[recipe].keys() == BACKBONES.keys()
+    assert RECIPES[recipe].keys() == SMALLEST_INPUT.keys()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +154,7 @@ def test_cell_is_named_as_in_the_paper(transform, cell):
     assert checked(distortion="P", backbone="FCN", transform=transform).cell == cell
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", SMALLEST_INPUT)
 def test_paper_recipe_is_what_the_paper_states(backbone):
     train = checked(recipe="paper", backbone=backbone, distortion="R").train
     assert (train.optimizer, train.learning_rate) == ("sgd", 0.01)
