@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stn_train.config_file import load_config
-from stn_train.published import TABLE_1
+from stn_train.published import TABLE_1, model_name
 from stn_train.table import Cell, cell_name, cell_of
 
 ROOT = Path(__file__).parent.parent
@@ -56,9 +56,8 @@ def published(name: str) -> list[dict[str, Any]]:
 def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
     distortion, backbone, transform = cell
-    model = backbone if transform == "none" else f"ST-{backbone} {transform}"
     lines = [
-        f"{model} on {distortion}: {DESCRIPTIONS[distortion]}.",
+        f"{model_name(backbone, transform)} on {distortion}: {DESCRIPTIONS[distortion]}.",
         f"Paper (Table 1): {TABLE_1[cell]} % test error.",
     ]
     for name in ("one_pass", "default"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,5 +26,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as a JSON file, atomically."""
-    text = json.dumps(content, indent=2) + "\n"
+    text = pretty_json(content) + "\n"
     write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def pretty_json(content: Any) -> str:
+    """Plain data as indented JSON, but lists of numbers on one line each."""
+    numbers = r"\[\n([\s\d.,eE+-]+)\]"  # a string in JSON has no line break
+    text = json.dumps(content, indent=2)
+    return re.sub(numbers, lambda found: "[" + " ".join(found[1].split()) + "]", text)

@@ -5,7 +5,6 @@ imported before a command runs, so that --help answers at once.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -214,6 +213,7 @@ def run_eval(
     data_dir: DataDirOption = None,
 ) -> None:
     """Measure the test error of a trained model."""
+    from stn_train.atomic import pretty_json
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.evaluator import evaluate
     from stn_train.run_directory import RunDirectory, load_run
@@ -236,7 +236,7 @@ def run_eval(
         **evaluation.as_dict(),
     }
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(pretty_json(report))
         return
     typer.echo(f"{loaded.config.cell}, seed {loaded.config.seed}, tested on {report['distortion']}")
     typer.echo(f"checkpoint  {loaded.checkpoint}, step {loaded.step:,}")
@@ -281,11 +281,16 @@ def run_visualize(
     name = "misclassified" if misclassified else str(picture)
     if loaded.checkpoint.stem != "last":  # the run's own pictures are of its newest checkpoint
         name = f"{loaded.checkpoint.stem}-{name}"
-    path = out or loaded.checkpoint.with_name(f"{name}.png")
-    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
-        raise ConfigError([f"--out {path}: the name must end in .png, .pdf, .svg or .jpg"])
+    path = picture_path(out or loaded.checkpoint.with_name(f"{name}.png"), "--out")
     test = test_digits(loaded, torch.device("cpu"), data_dir) if picture != "curves" else None
     typer.echo(f"picture     {draw(picture, loaded, test, path, digits, misclassified)}")
+
+
+def picture_path(path: Path, flag: str) -> Path:
+    """The path, if a picture can be written there."""
+    if path.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg"):
+        raise ConfigError([f"{flag} {path}: the name must end in .png, .pdf, .svg or .jpg"])
+    return path
 
 
 def draw(

@@ -1,13 +1,13 @@
 """`stn-table`: run the cells of the paper's table, and show what they came to."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from stn_train.cli import EXIT_CODES, DataDirOption, Device, DeviceOption, guarded
-from stn_train.errors import CheckpointError, StnError
+from stn_train.atomic import pretty_json
+from stn_train.cli import EXIT_CODES, DataDirOption, Device, DeviceOption, guarded, picture_path
+from stn_train.errors import ConfigError, StnError
 
 run_table = typer.Typer(
     pretty_exceptions_enable=False,
@@ -66,7 +66,8 @@ def run(
         ready, minutes = ready + 1, left.ended(outcome.job) / 60
         tell(f"{ready} of {len(all_jobs)}: {outcome.job.name} {outcome}, {minutes:.0f} min left")
         failed += [outcome] if outcome.problem else []
-    typer.echo(markdown(table(results_in(out))), nl=False)
+    if ready > len(failed):
+        typer.echo(markdown(table(results_in(out))), nl=False)
     if failed:
         names = ", ".join(sorted(outcome.job.name for outcome in failed))
         error = StnError(f"{len(failed)} runs failed: {names}; run the command again to go on")
@@ -74,7 +75,7 @@ def run(
         raise error
 
 
-@run_table.command("show", epilog=f"Example: stn-table show runs/table --markdown\n\n{EXIT_CODES}")
+@run_table.command("show", epilog=f"Example: stn-table show runs/table --json\n\n{EXIT_CODES}")
 @guarded
 def show(
     runs: Annotated[
@@ -82,16 +83,68 @@ def show(
         typer.Argument(help="Folder of the runs. Default: the results that ship with the program."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw it into this file (.png, .pdf or .svg).")
+    ] = None,
 ) -> None:
-    """Measured beside published errors in %: mean ± standard deviation (paper, difference)."""
-    from stn_train.table import comma_separated, markdown, reference_results, results_in, table
+    """Measured beside published errors in %: mean ± standard deviation, paper, difference."""
+    from stn_train.table import circumstances, comma_separated, markdown, plain, table
 
-    results = reference_results() if runs is None else results_in(runs)
-    if not results:
-        raise CheckpointError(f"{runs} holds no finished run")
+    if as_json + as_markdown + as_csv + (png is not None) > 1:
+        raise ConfigError(["give one of --json, --markdown, --csv and --png"])
+    results = results_of(runs)
     rows = table(results)
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+    if png is not None:
+        from stn_train.visualiser import error_table, save
+
+        figure = error_table(rows, circumstances(results))
+        typer.echo(f"picture     {save(figure, picture_path(png, '--png'))}")
+    elif as_json:
+        typer.echo(pretty_json(rows))
+    elif as_csv:
+        typer.echo(comma_separated(rows), nl=False)
     else:
-        typer.echo(comma_separated(rows) if as_csv else markdown(rows), nl=False)
+        form = markdown if as_markdown else plain
+        typer.echo(f"{form(rows)}\n{circumstances(results)}")
+
+
+@run_table.command(
+    "compare",
+    epilog="Example: stn-table compare runs/table runs/other\n\n"
+    f"reference stands for the results that ship with the program.\n\n{EXIT_CODES}",
+)
+@guarded
+def compare_runs(
+    runs_a: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
+    runs_b: Annotated[Path, typer.Argument(help="What to compare them with.")],
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
+) -> None:
+    """Compare runs on the same test digits: the difference of errors and its 95 % interval."""
+    from stn_train.comparison import compare
+    from stn_train.published import model_name
+
+    results = [results_of(None if str(runs) == "reference" else runs) for runs in (runs_a, runs_b)]
+    comparisons = compare(*results)
+    if as_json:
+        typer.echo(pretty_json([each._asdict() for each in comparisons]))
+        return
+    typer.echo(f"A: {runs_a}   B: {runs_b}   mean error in % over seeds and test draws")
+    for each in comparisons:
+        names = dict.fromkeys(
+            f"{model_name(*model)} on {on}" for on, *model in (each.cell_a, each.cell_b)
+        )
+        low, high = each.interval_95
+        seeds = f"{len(each.seeds_a)} and {len(each.seeds_b)} seeds"
+        typer.echo(
+            f"{' against '.join(names):24} A {each.error_a:5.2f}  B {each.error_b:5.2f}  "
+            f"A - B {each.difference:+.2f} (95 %: {low:+.2f} to {high:+.2f}; {seeds})"
+        )
+
+
+def results_of(runs: Path | None) -> list[dict[str, Any]]:
+    """The results of runs, or the ones that ship with the program."""
+    from stn_train.table import reference_results, results_in
+
+    return reference_results() if runs is None else results_in(runs)

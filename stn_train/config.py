@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
 from stn_train.errors import ConfigError
+from stn_train.published import model_name
 from stn_train.recipes import with_recipe
 from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
@@ -111,6 +112,9 @@ class TrainSettings(Settings):
     rises to its value over the first steps, so that the first weights are soon forgotten."""
     fresh_distortions: bool = True
     """Draw the distortions anew every pass; false draws them once. The paper does not say."""
+    jitter_px: Annotated[float, Field(ge=0, le=SIDE)] = 0.0
+    """Bend the training digits a little more, elastically: the standard deviation, in pixels, of
+    the control points' displacements. Validation and test digits are never jittered."""
     validate_every: Count = 1
     """Passes between validations, which also save a checkpoint."""
     log_every: Count = 50
@@ -203,9 +207,7 @@ class Config(Settings):
     @property
     def cell(self) -> str:
         """The experiment's name, as in the paper's table: ST-CNN Aff on RTS, or CNN on RTS."""
-        baseline = self.transform == "none"
-        model = self.backbone if baseline else f"ST-{self.backbone} {self.transform}"
-        return f"{model} on {self.distortion}"
+        return f"{model_name(self.backbone, self.transform)} on {self.distortion}"
 
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""

@@ -37,6 +37,8 @@ class Evaluation:
     """Identifies the test digits and their first draw."""
     draws_sha256: list[str]
     """The same for each draw."""
+    mistakes: dict[int, int]
+    """Which test digits were taken for another, and on how many of the draws."""
 
     @property
     def test_error_percent(self) -> float:
@@ -60,6 +62,8 @@ class Evaluation:
             "test_sha256": self.test_sha256,
             "draws_sha256": self.draws_sha256,
             "confusion": self.confusion,
+            "mistaken_digits": [*self.mistakes.keys()],
+            "mistaken_on_draws": [*self.mistakes.values()],
         }
 
 
@@ -75,6 +79,8 @@ def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int)
             pairs = test.labels * CLASSES + predicted
             confusion = torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
     errors = torch.stack(wrong).cpu().double()  # (D, N); MPS has no float64
+    times = errors.sum(0).int()  # (N,)
+    mistaken = times.nonzero().flatten()
     return Evaluation(
         digits=len(test),
         draws_percent=[percent(draw) for draw in errors],
@@ -83,6 +89,7 @@ def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int)
         confusion=confusion.tolist(),
         test_sha256=hashes[0],
         draws_sha256=hashes,
+        mistakes=dict(zip(mistaken.tolist(), times[mistaken].tolist(), strict=True)),
     )
 
 

@@ -19,3 +19,8 @@ TABLE_1: dict[tuple[str, str, str], float] = {
 Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", NeurIPS 2015
 (arXiv 1506.02025), Table 1, left.
 """
+
+
+def model_name(backbone: str, transform: str) -> str:
+    """The name of a model as in the paper's table: FCN, ST-CNN Aff."""
+    return backbone if transform == "none" else f"ST-{backbone} {transform}"

@@ -6,7 +6,7 @@ A cell is (distortion, backbone, transform), as in `stn_train.published.TABLE_1`
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from stn_train.config import Config, refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
-from stn_train.published import TABLE_1
+from stn_train.published import TABLE_1, model_name
 from stn_train.run_directory import RunDirectory
 
 Cell = tuple[str, str, str]
@@ -87,8 +87,15 @@ def finished(job: Job, folder: Path) -> bool:
 
 
 def results_in(folder: Path) -> list[dict[str, Any]]:
-    """The result.json of each finished run in a folder."""
-    return [read_result(path) for path in sorted(folder.glob("*/result.json"))]
+    """The result.json of each finished run in a folder, or of the one run whose folder it is.
+
+    Raises CheckpointError if there is none, or one cannot be read.
+    """
+    own = folder / "result.json"
+    paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
+    if not paths:
+        raise CheckpointError(f"{folder} holds no finished run")
+    return [read_result(path) for path in paths]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -144,18 +151,43 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
     lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for backbone, transform in dict.fromkeys(cell[1:] for cell in TABLE_1):
-        model = backbone if transform == "none" else f"ST-{backbone} {transform}"
-        shown = [show(by_cell.get((column, backbone, transform))) for column in columns]
-        lines.append(f"| {model} | {' | '.join(shown)} |")
+        cells = [by_cell.get((column, backbone, transform)) for column in columns]
+        shown = ["" if row is None else beside_paper(row) for row in cells]
+        lines.append(f"| {model_name(backbone, transform)} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-def show(row: dict[str, Any] | None) -> str:
+def beside_paper(row: dict[str, Any]) -> str:
     """A cell: mean and standard deviation, the published value, the difference."""
-    if row is None:
-        return ""
-    spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
-    return f"{row['mean']:.2f}{spread} ({row['paper']}, {row['mean'] - row['paper']:+.2f})"
+    return f"{measured(row)} ({row['paper']}, {row['mean'] - row['paper']:+.2f})"
+
+
+def measured(row: dict[str, Any]) -> str:
+    """Mean and standard deviation of a cell."""
+    return f"{row['mean']:.2f}" + ("" if row["std"] is None else f" ± {row['std']:.2f}")
+
+
+def plain(rows: list[dict[str, Any]]) -> str:
+    """A line for each cell, in columns."""
+    lines = [("model", "on", "error in %", "paper", "less paper", "10 draws", "seeds", "passes")]
+    for row in rows:
+        lines.append(
+            (
+                model_name(row["backbone"], row["transform"]),
+                row["distortion"],
+                measured(row),
+                str(row["paper"]),
+                f"{row['mean'] - row['paper']:+.2f}",
+                f"{row['draws_mean']:.2f}",
+                " ".join(map(str, row["seeds"])),
+                f"{row['passes']:g}",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    ]
+    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
 
 
 def comma_separated(rows: list[dict[str, Any]]) -> str:
@@ -165,3 +197,20 @@ def comma_separated(rows: list[dict[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows)
     return stream.getvalue()
+
+
+def circumstances(results: list[dict[str, Any]]) -> str:
+    """How results came about, in a sentence: seeds, digits, hardware, versions, commits."""
+
+    def each(values: Iterable[Any]) -> str:
+        return ", ".join(map(str, dict.fromkeys(values)))
+
+    environments = [result["environment"] for result in results]
+    threads = each(environment["threads"] for environment in environments)
+    return (
+        f"Seeds {each(sorted(result['seed'] for result in results))}; "
+        f"{each(result['training_digits'] for result in results)} training digits; "
+        f"{threads} threads of {each(environment['hardware'] for environment in environments)}; "
+        f"torch {each(environment['torch'] for environment in environments)}; commit "
+        f"{each(str(environment['commit'])[:9] for environment in environments)}."
+    )

@@ -12,6 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
 from stn_train.evaluator import BATCH, predict
+from stn_train.published import TABLE_1, model_name
 from stn_train.run_directory import Run
 
 GRID_LINES = 8
@@ -175,6 +177,44 @@ def one_of_each(labels: Tensor) -> Tensor:
     longest = max(len(members) for members in by_class)
     turns = [members[turn : turn + 1] for turn in range(longest) for members in by_class]
     return torch.cat(turns)
+
+
+def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
+    """The paper's table as a picture: each cell's measured and published error, a panel a column.
+
+    rows: of `stn_train.table.table`; circumstances stand below.
+    """
+    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
+    models = [model_name(*model) for model in dict.fromkeys(cell[1:] for cell in TABLE_1)]
+    figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for axis, column in zip(panels, columns, strict=True):
+        shown = [row for row in rows if row["distortion"] == column]
+        for row in shown:
+            place = models.index(model_name(row["backbone"], row["transform"]))
+            colour = RIGHT if row["mean"] <= row["paper"] else WRONG
+            axis.errorbar(row["mean"], place, xerr=row["std"], fmt="o", color=colour, capsize=3)
+            axis.plot(row["paper"], place, "D", mfc="none", mec="#57606a", ms=8)
+            axis.annotate(
+                f"{row['mean']:.2f}",
+                (max(row["mean"], row["paper"]), place),
+                xytext=(9, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        widest = max([max(row["mean"], row["paper"]) for row in shown], default=1.0)
+        axis.set(title=column, xlabel="test error in %", xlim=(0, 1.25 * widest))
+        axis.grid(axis="x", alpha=0.3)
+    panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+    marks = [
+        Line2D([], [], ls="", marker="o", color=RIGHT, label="measured, at or below the paper"),
+        Line2D([], [], ls="", marker="o", color=WRONG, label="measured, above the paper"),
+        Line2D([], [], ls="", marker="D", mfc="none", mec="#57606a", label="Table 1 of the paper"),
+    ]
+    figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False)
+    figure.supxlabel(circumstances, fontsize=7, color="#57606a")
+    return figure
 
 
 def worst_mistakes(run: Run, distorted: DistortedDigits) -> Tensor:

@@ -24,6 +24,7 @@ from stn_train.distortions import (
     draw_uniform,
     draws_sha256,
     inverse_3x3,
+    jittered,
 )
 
 EVERY_DISTORTION = pytest.mark.parametrize("distortion", DISTORTIONS.values(), ids=DISTORTIONS)
@@ -89,6 +90,10 @@ def read_bent(parameters, canvas):
     return lambda x, y: spline([[x, y]])[0] / scale
 
 
+def read_bent_inside(parameters, canvas):
+    return read_bent(parameters, 0.75 * canvas)
+
+
 def slowly_distorted(image, canvas, read):
     """(canvas, canvas), each pixel a weighted sum of the four around where it is read from."""
     output = np.zeros((canvas, canvas))
@@ -116,6 +121,7 @@ def slowly_distorted(image, canvas, read):
         (Projection(canvas_px=33, corner_std_px=5), read_projected),
         (Elastic(), read_bent),
         (Elastic(canvas_px=33, control_side=3), read_bent),
+        (Elastic(canvas_px=33, control_span=0.75), read_bent_inside),
         (Undistorted(), read_undistorted),
         (Undistorted(canvas_px=33), read_undistorted),
     ],
@@ -201,6 +207,26 @@ def test_elastic_passes_through_its_displaced_control_points(side):
     torch.testing.assert_close(read_from_px, expected_px, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("inner", [Rotation(), RotationScaleTranslation(), Elastic()])
+def test_jitter_moves_its_control_points_by_what_is_drawn(inner):
+    both = jittered(inner, 0.7)
+    parameters = both.draw(2, seeded(0))
+    count, reach = 2 * both.control_side**2, inner.canvas_px / 28
+    own, shifts_px = parameters[:, :-count], parameters[:, -count:].view(2, -1, 2)
+    assert own.equal(inner.draw(2, seeded(0)))
+    line = torch.linspace(-reach, reach, both.control_side)
+    assert float(line[1] - line[0]) * 14 <= 28 / 3 + 1e-4
+    control = torch.cartesian_prod(line, line).flip(1)
+    moved_px = (both.map_points(parameters, control) - inner.map_points(own, control)) * 14
+    torch.testing.assert_close(moved_px, shifts_px, rtol=0, atol=1e-3)
+
+
+def test_jitter_is_normal_and_none_is_the_distortion_itself():
+    assert jittered(Rotation(), 0.0) == Rotation()
+    drawn = jittered(Rotation(), 1.3).draw(5_000, seeded(0))[:, 1:].numpy()
+    assert drawn.std() == pytest.approx(1.3, rel=0.02)
+
+
 def test_inverse_3x3_equals_linalg_inv():
     matrices = torch.randn(20, 3, 3, generator=seeded(0), dtype=torch.float64)
     torch.testing.assert_close(inverse_3x3(matrices), torch.linalg.inv(matrices))
@@ -227,6 +253,15 @@ def test_draws_are_uniform_in_the_papers_range(name, columns, low, high):
     assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.01 * (high - low))
     assert drawn.std() == pytest.approx((high - low) / math.sqrt(12), rel=0.02)
     assert stats.kstest(drawn.ravel(), stats.uniform(low, high - low).cdf).pvalue > 0.01
+
+
+def test_location_null_keeps_the_scaled_square_on_the_canvas():
+    _, scale, right, down = RotationScaleTranslation(max_shift_px=None).draw(20_000, seeded(0)).T
+    room_px = (42 - 28 * scale) / 2
+    for shift_px in (right, down):
+        assert stats.kstest((shift_px / room_px).numpy(), stats.uniform(-1, 2).cdf).pvalue > 0.01
+    crowded = RotationScaleTranslation(max_shift_px=None, canvas_px=28).draw(100, seeded(0))
+    assert not crowded[crowded[:, 1] > 1, 2:].any()  # no room at all
 
 
 @pytest.mark.parametrize(("name", "count", "std_px"), [("P", 8, 10 / 3), ("E", 32, 1.5)])

@@ -97,6 +97,10 @@ def test_what_is_missing_is_trained_and_shown(tmp_path):
     assert "train.epochs is 2 there, 3 was asked for" in other.output
     rows = json.loads(table("show", tmp_path, "--json").output)
     assert [row["transform"] for row in rows] == ["none", "Aff", "Proj", "TPS"]
+    compared = table("compare", tmp_path / "r_fcn-seed1", tmp_path / "r_affine_fcn-seed1")
+    assert re.search(r"FCN on R against ST-FCN Aff on R +A +[\d.]+ +B +[\d.]+", compared.output)
+    same = json.loads(table("compare", tmp_path, tmp_path, "--json").output)
+    assert [(each["difference"], each["interval_95"]) for each in same] == [(0, [0, 0])] * 4
     assert table("show", tmp_path, "--csv").output.startswith("distortion,backbone,transform,")
 
 
@@ -219,13 +223,28 @@ def test_flags_are_these():
         for name, command in commands.items()
     }
     run = "--cells --seeds --recipe --jobs --set --out --device --data-dir"
-    assert flags == {"run": set(run.split()), "show": {"runs", "--json", "--csv"}}
+    show = "runs --json --markdown --csv --png"
+    assert flags == {
+        "run": set(run.split()),
+        "show": set(show.split()),
+        "compare": {"runs_a", "runs_b", "--json"},
+    }
 
 
 def test_shows_the_reference_without_runs():
     result = table("show")
     assert result.exit_code == 0
-    assert result.output.startswith("| model | R | RTS | P | E |")
+    assert re.search(r"model +on +error in % +paper +less paper +10 draws", result.output)
+    assert table("show", "--markdown").output.startswith("| model | R | RTS | P | E |")
+
+
+def test_table_is_drawn(tmp_path):
+    assert str(tmp_path / "t.png") in table("show", "--png", tmp_path / "t.png").output
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    wrong = table("show", "--png", tmp_path / "t.txt")
+    assert wrong.exit_code == ConfigError.exit_code
+    assert "--png" in wrong.output
+    assert table("show", "--png", tmp_path / "t.png", "--json").exit_code == ConfigError.exit_code
 
 
 def test_folder_without_runs_is_told(tmp_path):

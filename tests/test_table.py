@@ -12,9 +12,11 @@ from stn_train.table import (
     FIELDS,
     cell_name,
     cells_like,
+    circumstances,
     comma_separated,
     grid,
     markdown,
+    plain,
     read_result,
     reference_results,
     results_in,
@@ -32,6 +34,13 @@ def result(cell, seed, error, draws_mean=None, passes=30.0):
         "test_error_percent": error,
         "draws_mean_percent": error if draws_mean is None else draws_mean,
         "passes": passes,
+        "training_digits": 55_000,
+        "environment": {
+            "threads": 1,
+            "hardware": "abacus",
+            "torch": "2.15.0",
+            "commit": 40 * "a" if seed == 1 else None,
+        },
     }
 
 
@@ -111,6 +120,22 @@ def test_markdown_has_the_papers_layout():
     assert "| ST-CNN Aff |  | 0.50 ± 0.05 (0.5, +0.00) |  |  |" in lines
 
 
+def test_plain_has_a_line_for_each_cell():
+    lines = plain(table(RESULTS)).splitlines()
+    assert lines == [
+        "model       on   error in %   paper  less paper  10 draws  seeds  passes",
+        "FCN         E    3.00         3.2    -0.20       3.00      1      30",
+        "ST-CNN Aff  RTS  0.50 ± 0.05  0.5    +0.00       0.55      1 2 3  30",
+    ]
+
+
+def test_circumstances_name_each_once():
+    assert circumstances(RESULTS) == (
+        "Seeds 1, 2, 3; 55000 training digits; 1 threads of abacus; torch 2.15.0; "
+        "commit None, aaaaaaaaa."
+    )
+
+
 def test_csv_can_be_read_back():
     rows = list(csv.DictReader(io.StringIO(comma_separated(table(RESULTS)))))
     assert list(rows[1]) == FIELDS
@@ -133,6 +158,9 @@ def test_results_are_those_of_finished_runs(tmp_path, finished):
         (tmp_path / name).mkdir()
     (tmp_path / "a" / "result.json").write_text(finished.run.result.read_text())
     assert [each["seed"] for each in results_in(tmp_path)] == [1]
+    assert results_in(tmp_path / "a") == results_in(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no finished run"):
+        results_in(tmp_path / "b")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"seed": 1}), "null"])
