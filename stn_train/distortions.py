@@ -171,10 +171,10 @@ class RotationScaleTranslation(ScaledDistortion):
     """The angle is uniform between minus this and this."""
     min_scale: Scale = 0.7
     max_scale: Scale = 1.2
-    max_shift_px: Pixels | None = 7.0
+    max_shift_px: Pixels | None = None
     """Each of the two shifts is uniform between minus this and this; null for as far as the
-    scaled digit's own square has room on the canvas. "A random location" is not defined in the
-    paper; 7 px is the room that an unscaled digit has on a 42 px canvas."""
+    digit's 28 px square, scaled, has room on the canvas. "A random location" is not defined in
+    the paper: docs/calibration.md has the readings that were tried."""
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Angle in degrees, scale, shift right and shift down in pixels: (count, 4)."""
@@ -197,10 +197,10 @@ class RotationScaleTranslation(ScaledDistortion):
 class Projection(ScaledDistortion):
     """P: scaled, then seen in perspective: each image corner is displaced (section 4.1)."""
 
-    corner_std_px: Pixels = 10 / 3
-    """Standard deviation of each corner's displacement, right and down. The literal reading is
-    5 px, which on a 28 px canvas leaves many digits unreadable; 10/3 px is 5 px on a 42 px
-    canvas brought to 28 px."""
+    corner_std_px: Pixels = 5 / math.sqrt(2)
+    """Standard deviation of each corner's displacement, right and down. Here 5 px, the paper's
+    number, is the deviation of the displacement's length; 5 px each way leave many digits
+    unreadable. docs/calibration.md has the readings that were tried."""
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Scale, then the four corners' (x, y) displacements in pixels: (count, 9).
@@ -228,9 +228,10 @@ class Elastic(ScaledDistortion):
     """Standard deviation of each control point's displacement, right and down; 1.5 in the paper."""
     control_side: Annotated[int, Field(ge=2, le=16)] = 4
     """Control points a side, on a regular grid; 4 in the paper."""
-    control_span: Annotated[float, Field(ge=0.1, le=2)] = 1.0
+    control_span: Annotated[float, Field(ge=0.1, le=2)] = 0.75
     """Side of the square that the control grid spans, as a share of the canvas: 1 from edge to
-    edge, 0.75 with 4 points at the centres of 4 x 4 fields. Not stated in the paper."""
+    edge; 0.75 puts 4 x 4 points at the centres of 4 x 4 fields. Not stated in the paper:
+    docs/calibration.md has the readings that were tried."""
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Scale, then each control point's (x, y) displacement in pixels, row by row."""
