@@ -1,7 +1,8 @@
 """Write what was measured into the repository: no result is typed in by hand.
 
-python scripts/publish.py collect NAME RUN...   run directories -> stn_train/results/NAME.jsonl
-python scripts/publish.py write                 stn_train/results -> README's tables, configs' heads
+python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> stn_train/results
+python scripts/publish.py write                 stn_train/results -> tables in README and docs,
+                                                heads of the configs
 
 stn_train/results/speed.json is the output of scripts/benchmark.py --json.
 """
@@ -9,14 +10,23 @@ stn_train/results/speed.json is the output of scripts/benchmark.py --json.
 import json
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
-from stn_train.table import Cell, cell_name, cell_of
+from stn_train.table import (
+    Cell,
+    cell_name,
+    cell_of,
+    circumstances,
+    markdown,
+    measured,
+    table,
+)
 
 ROOT = Path(__file__).parent.parent
-RESULTS, CONFIGS, README = ROOT / "stn_train" / "results", ROOT / "configs", ROOT / "README.md"
+RESULTS, CONFIGS = ROOT / "stn_train" / "results", ROOT / "configs"
 BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
 DESCRIPTIONS = {
@@ -26,25 +36,40 @@ DESCRIPTIONS = {
     "E": "digits scaled and bent elastically",
 }
 
-CHANGES = {"one_pass": ["train.epochs=1"], "default": []}
-"""What the runs of each name change in the shipped configs, beside the seed."""
+KINDS = ("default", "paper", "calibration", "validation")
+"""default, paper: the table by that recipe. calibration: baselines under the readings of the paper
+that were tried. validation: recipes that were tried, measured on validation digits."""
 
 
 def collect(name: str, runs: list[Path]) -> None:
-    """Gather the results of runs, one line each, in the order of the paper's table."""
-    results = [json.loads((run / "result.json").read_text()) for run in runs]
-    for run, result in zip(runs, results, strict=True):
-        shipped = load_config(f"{cell_name(cell_of(result))}.yaml", CHANGES[name]).as_dict()
-        if result["config"] != shipped | {"seed": result["seed"]}:
-            sys.exit(f"{run}: not a run of the shipped config")
-        if result["environment"]["commit"].endswith("-dirty"):
-            sys.exit(f"{run}: the code was not committed")
-    if len({result["environment"]["source_sha256"] for result in results}) > 1:
-        sys.exit("the runs are of different versions of the code")
-    results.sort(key=lambda result: (list(TABLE_1).index(cell_of(result)), result["seed"]))
+    """Gather the results of runs, one line each; of a run that is there already, the new one."""
+    if name not in KINDS:
+        sys.exit(f"{name}: can be {', '.join(KINDS)}")
+    known = {identity(result): result for result in published(name)}
+    for path in [found for run in runs for found in results_below(run)]:
+        result = json.loads(path.read_text())
+        if name in ("default", "paper"):
+            shipped = load_config(f"{cell_name(cell_of(result))}.yaml", [f"recipe={name}"])
+            if result["config"] != shipped.as_dict() | {"seed": result["seed"]}:
+                sys.exit(f"{path}: not a run of the shipped config")
+        if str(result["environment"]["commit"]).endswith("-dirty"):
+            sys.exit(f"{path}: the code was not committed")
+        known[identity(result)] = result
+    order = list(TABLE_1)
+    ordered = sorted(known, key=lambda key: (order.index(cell_of(known[key])), key))
     RESULTS.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(result) + "\n" for result in results)
-    (RESULTS / f"{name}.jsonl").write_text(lines)
+    text = "".join(json.dumps(known[key]) + "\n" for key in ordered)
+    (RESULTS / f"{name}.jsonl").write_text(text)
+
+
+def results_below(run: Path) -> list[Path]:
+    """The result of a run, or of each finished run in a folder."""
+    return [run / "result.json"] if (run / "result.json").exists() else [*run.glob("*/result.json")]
+
+
+def identity(result: dict[str, Any]) -> str:
+    """What tells one run from another: its config, seed included."""
+    return f"{result['seed']:09} {json.dumps(result['config'], sort_keys=True)}"
 
 
 def published(name: str) -> list[dict[str, Any]]:
@@ -55,53 +80,111 @@ def published(name: str) -> list[dict[str, Any]]:
 
 def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
-    distortion, backbone, transform = cell
+    distortion, *model = cell
     lines = [
-        f"{model_name(backbone, transform)} on {distortion}: {DESCRIPTIONS[distortion]}.",
+        f"{model_name(*model)} on {distortion}: {DESCRIPTIONS[distortion]}.",
         f"Paper (Table 1): {TABLE_1[cell]} % test error.",
     ]
-    for name in ("one_pass", "default"):
-        for result in published(name):
-            if cell_of(result) == cell:
-                lines.append(f"Expect: {expectation(result)}")
+    runs = [result for result in published("default") if cell_of(result) == cell]
+    if runs:
+        (row,), environment = table(runs), runs[0]["environment"]
+        minutes = mean(run["train_seconds"] for run in runs) / 60
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        lines.append(
+            f"Expect: {measured(row)} % after {row['passes']:g} passes ({minutes:.1f} min on "
+            f"{environment['threads']} of an {environment['hardware']}'s cores; seeds {seeds})."
+        )
     lines.append(f"Command: stn-train --config {cell_name(cell)}.yaml")
     return "".join(f"# {line}\n" for line in lines)
 
 
-def expectation(result: dict[str, Any]) -> str:
-    """What a run of the default recipe came to, in a line."""
-    seconds, environment = result["train_seconds"], result["environment"]
-    how_long = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-    count = "1 pass" if result["passes"] == 1 else f"{result['passes']:g} passes"
-    return (
-        f"{result['draws_mean_percent']:.2f} % after {count} ({how_long} on "
-        f"{environment['threads']} threads of an {environment['hardware']}, "
-        f"seed {result['seed']})."
-    )
+def error_table() -> str:
+    """The paper's table with our numbers, in Markdown, and how they came about."""
+    results = published("default")
+    return f"{markdown(table(results))}\n{circumstances(results)}\n"
 
 
-def readme_table() -> str:
-    """The measured cells beside the paper's numbers, in Markdown, with the circumstances."""
-    rows = [
-        "| config | paper | test error | mean of 10 draws | parameters | passes | time |",
-        "|---|---|---|---|---|---|---|",
+def cells_table() -> str:
+    """Every cell of the default recipe, in Markdown."""
+    columns = "error | paper | mean of ten draws | seeds | parameters | passes | minutes a run"
+    lines = [f"| model | on | {columns} |", "|---" * 9 + "|"]
+    results = published("default")
+    for row in table(results):
+        cell = row["distortion"], row["backbone"], row["transform"]
+        runs = [result for result in results if cell_of(result) == cell]
+        minutes = mean(run["train_seconds"] for run in runs) / 60
+        values = [
+            model_name(*cell[1:]),
+            cell[0],
+            measured(row),
+            row["paper"],
+            f"{row['draws_mean']:.2f}",
+            " ".join(map(str, row["seeds"])),
+            f"{runs[0]['parameters']:,}",
+            f"{row['passes']:g}",
+            f"{minutes:.1f}",
+        ]
+        lines.append(f"| {' | '.join(map(str, values))} |")
+    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
+
+
+def calibration_table() -> str:
+    """The readings of the paper that were tried on the baselines, in Markdown."""
+    lines = [
+        "| model | on | reading | steps | error | mean of ten draws | paper |",
+        "|---" * 7 + "|",
     ]
-    for result in published("default"):
-        cell, (low, high) = cell_of(result), result["interval_95_percent"]
-        rows.append(
-            f"| `{cell_name(cell)}` | {TABLE_1[cell]} | {result['test_error_percent']:.2f} "
-            f"({low:.2f} to {high:.2f}) | {result['draws_mean_percent']:.2f} "
-            f"| {result['parameters']:,} | {result['passes']:g} "
-            f"| {result['train_seconds'] / 60:.1f} min |"
+    results = published("calibration")
+    for result in results:
+        cell, config = cell_of(result), result["config"]
+        reading = ", ".join(
+            f"{key} {'null' if value is None else format(value, '.4g')}"
+            for key, value in config["distort"].items()
+            if key in OPEN
         )
-    for result in published("default")[:1]:
-        where = result["environment"]
-        rows.append(
-            f"\nSeed {result['seed']}, {result['training_digits']:,} training digits, the weights "
-            f"the run ended with; {where['threads']} threads of an {where['hardware']}, torch "
-            f"{where['torch']}, commit {where['commit'][:9]}."
-        )
-    return "\n".join(rows) + "\n"
+        values = [
+            model_name(*cell[1:]),
+            cell[0],
+            reading,
+            f"{result['steps']:,}",
+            f"{result['test_error_percent']:.2f}",
+            f"{result['draws_mean_percent']:.2f}",
+            TABLE_1[cell],
+        ]
+        lines.append(f"| {' | '.join(map(str, values))} |")
+    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
+
+
+OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
+"""Settings of distortions that the paper leaves open."""
+
+
+def validation_table() -> str:
+    """The recipes that were tried, in Markdown: what each changes, and its validation error."""
+    lines = ["| model | on | passes | changed | validation error | seeds |", "|---" * 6 + "|"]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in published("validation"):
+        seedless = json.dumps(result["config"] | {"seed": None}, sort_keys=True)
+        groups.setdefault(seedless, []).append(result)
+    for runs in groups.values():
+        cell, config = cell_of(runs[0]), runs[0]["config"]
+        recipe = load_config(f"{cell_name(cell)}.yaml").as_dict()
+        changed = [
+            f"{key} {value}"
+            for section in ("model", "train")
+            for key, value in config[section].items()
+            if value != recipe[section][key] and key not in ("epochs", "validate_every")
+        ]
+        values = [
+            model_name(*cell[1:]),
+            cell[0],
+            f"{runs[0]['passes']:g}",
+            ", ".join(changed) or "nothing",
+            f"{mean(run['validation_error_percent'] for run in runs):.2f}",
+            " ".join(str(run["seed"]) for run in runs),
+        ]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines) + f"\n\n{circumstances(published('validation'))}\n"
 
 
 def speed_table() -> str:
@@ -141,23 +224,28 @@ def faster(row: dict[str, Any], peer: str) -> str:
     return f"{row['ours'] / row['peers'][peer]:.1f} x" if peer in row["peers"] else ""
 
 
-TABLES = {"results": readme_table, "speed": speed_table}
-"""The parts of README that are written here."""
+TABLES = {
+    "results": ("README.md", error_table),
+    "speed": ("README.md", speed_table),
+    "cells": ("docs/results.md", cells_table),
+    "calibration": ("docs/calibration.md", calibration_table),
+    "validation": ("docs/recipe.md", validation_table),
+}
+"""The parts of documents that are written here: name -> (document, what stands there)."""
 
 
 def write() -> None:
-    """Write the heads of the 32 cells' configs and README's tables."""
+    """Write the heads of the 32 cells' configs and the documents' tables."""
     for cell in TABLE_1:
         keys = zip(("distortion", "backbone", "transform"), cell, strict=True)
         body = "".join(f"{key}: {value}\n" for key, value in keys)
         path = CONFIGS / f"{cell_name(cell)}.yaml"
         path.write_text(f"{head(cell)}\n{body}")
         load_config(str(path))
-    text = README.read_text()
-    for name, table in TABLES.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        text = text.split(begin)[0] + begin + table() + end + text.split(end)[1]
-    README.write_text(text)
+    for name, (document, part) in TABLES.items():
+        path = ROOT / document
+        text, begin, end = path.read_text(), BEGIN.format(name), END.format(name)
+        path.write_text(text.split(begin)[0] + begin + part() + end + text.split(end)[1])
 
 
 if __name__ == "__main__":

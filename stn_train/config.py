@@ -62,6 +62,9 @@ class ModelSettings(Settings):
     """ST-CNN: filters of the two convolutions of the localisation network (A.4)."""
     localisation_features: Width = 20
     """ST-CNN: units in the fully connected layer of the localisation network (A.4)."""
+    st_iterations: Annotated[int, Field(ge=1, le=8)] = 1
+    """How often the transformer looks: from the second time on at its own output, to correct its
+    transform (Lin and Lucey 2017). The paper looks once."""
     st_output_px: Annotated[int, Field(ge=1, le=256)] | None = None
     """Side of the image that the transformer samples; null for 28 times st_pool, so that the
     classifier sees 28 px. The literal reading, the size of the input, is 42 on RTS."""

@@ -21,6 +21,9 @@ ALIGN_CORNERS = False
 OUTSIDE = 4.0
 """A normalised coordinate that no bilinear kernel reaches from inside the image."""
 
+SMALLEST_SQUARE = 1e-30
+"""Of a distance, where its logarithm is taken: far below any other, and still a float32."""
+
 NEAREST_DEPTH = 1e-2
 """Projective points with a denominator below this are behind the camera: they read as padding.
 
@@ -137,9 +140,9 @@ def thin_plate_solver(control: Tensor) -> Tensor:
 def thin_plate_kernel(points: Tensor, control: Tensor) -> Tensor:
     """U(r) = r^2 log r between points (N, 2) and control points (K, 2): (N, K)."""
     squared = (points[:, None] - control).square().sum(-1)  # (N, K)
-    # xlogy is 0 at r = 0, where the kernel's limit is 0 and a plain logarithm is not finite.
-    kernel: Tensor = 0.5 * torch.special.xlogy(squared, squared)
-    return kernel
+    # At r = 0 the kernel and its gradient are 0, but the logarithm on the way is not finite.
+    squared = squared.clamp(min=SMALLEST_SQUARE)
+    return 0.5 * squared * squared.log()
 
 
 def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:

@@ -187,6 +187,7 @@ def build_model(config: Config) -> DigitClassifier:
         backbone.features,
         TRANSFORMS[config.transform](),
         (sampled_px, sampled_px),
+        config.model.st_iterations,
     )
     return DigitClassifier(backbone.classifier, transformer, pool)
 

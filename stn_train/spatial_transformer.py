@@ -40,17 +40,23 @@ class SpatialTransformer(nn.Module):
         features: int,
         transform: TransformGrid,
         output_size: tuple[int, int] | None = None,
+        iterations: int = 1,
     ) -> None:
         """Build it around a localisation network.
 
         localisation: any module from maps (B, C, H, W) to features (B, ``features``).
         output_size: (H', W') of the warped map; None keeps the size of the input.
+        iterations: how often it looks. From the second time on it looks at what it would return,
+            in the size of the input, and corrects its transform; the output is read from the
+            input once, by the composed transform (Lin and Lucey 2017, "Inverse Compositional
+            Spatial Transformer Networks"). The paper looks once.
         """
         super().__init__()
         self.localisation = localisation
         self.regression = nn.Linear(features, transform.parameter_count)
         self.transform = transform
         self.output_size = output_size
+        self.iterations = iterations
         with torch.no_grad():
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
@@ -61,11 +67,24 @@ class SpatialTransformer(nn.Module):
 
     def warp(self, maps: Tensor) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
+        size: tuple[int, int] = (maps.shape[-2], maps.shape[-1])
+        theta = self.look(maps)
+        for _ in range(self.iterations - 1):
+            correction = self.look(self.read(maps, theta, size).output)
+            with torch.autocast(maps.device.type, enabled=False):
+                theta = self.transform.compose(theta, correction)
+        return self.read(maps, theta, self.output_size or size)
+
+    def look(self, maps: Tensor) -> Tensor:
+        """What the localisation network makes of maps (B, C, H, W): theta (B, P)."""
         features = self.localisation(maps)
         # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
         with torch.autocast(maps.device.type, enabled=False):
-            theta = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
-            theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
-            height, width = self.output_size or maps.shape[-2:]
-            grid = self.transform(theta, (height, width))  # (B, H', W', 2)
+            theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
+            return theta.to(torch.promote_types(theta.dtype, torch.float32))
+
+    def read(self, maps: Tensor, theta: Tensor, size: tuple[int, int]) -> Warp:
+        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
+        with torch.autocast(maps.device.type, enabled=False):
+            grid = self.transform(theta, size)  # (B, H', W', 2)
             return Warp(sample(maps.to(theta.dtype), grid).to(maps.dtype), theta, grid)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_train.geometry import (
+    NEAREST_DEPTH,
     affine_map,
     combine,
     control_grid,
@@ -54,6 +55,13 @@ class TransformGrid(nn.Module, ABC):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """Where the output points (N, 2) are read from under theta (B, P): (B, N, 2)."""
 
+    @abstractmethod
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """The theta (B, P) of warping by ``first`` and then by ``second``, both (B, P).
+
+        A point of the output is carried by ``second``, and then by ``first``, into the input.
+        """
+
 
 class AffineGrid(TransformGrid):
     """Affine, 6 parameters: the 2x3 matrix, row by row (the paper's equation 1)."""
@@ -64,6 +72,12 @@ class AffineGrid(TransformGrid):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """See `TransformGrid.map_points`."""
         return affine_map(theta.reshape(-1, 2, 3), points)
+
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """See `TransformGrid.compose`."""
+        first, second = first.reshape(-1, 2, 3), second.reshape(-1, 2, 3)
+        linear = first[:, :, :2] @ second  # (B, 2, 3)
+        return torch.cat([linear[:, :, :2], linear[:, :, 2:] + first[:, :, 2:]], 2).flatten(1)
 
 
 class ProjectiveGrid(TransformGrid):
@@ -77,8 +91,17 @@ class ProjectiveGrid(TransformGrid):
 
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         """See `TransformGrid.map_points`."""
-        homography = torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1)  # (B, 9)
-        return projective_map(homography.view(-1, 3, 3), points)
+        return projective_map(homography(theta), points)
+
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """See `TransformGrid.compose`.
+
+        The last entry of the product, by which theta is scaled, is the depth of the output's
+        centre. Where that lies on the horizon or behind it there is no such theta, and the depth
+        is taken for NEAREST_DEPTH.
+        """
+        product = (homography(first) @ homography(second)).flatten(1)  # (B, 9)
+        return product[:, :8] / product[:, 8:].clamp(min=NEAREST_DEPTH)
 
 
 class TPSGrid(TransformGrid):
@@ -107,6 +130,23 @@ class TPSGrid(TransformGrid):
         # A spline through displacements of zero is zero: the identity is exact.
         displaced = theta.reshape(-1, len(control), 2) - control  # (B, K, 2)
         return (points.T + combine(displaced.mT, basis)).mT  # (B, N, 2)
+
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """See `TransformGrid.compose`.
+
+        Two splines after another are no such spline: this one agrees with them at its control
+        points.
+        """
+        control, solver = self.control.to(first), self.solver.to(first)
+        points = second.reshape(-1, 2)  # (B*K, 2), each image's own
+        basis = thin_plate_basis(points, control, solver).view(-1, len(control), len(control))
+        displaced = first.reshape(-1, len(control), 2) - control  # (B, K, 2)
+        return second + (basis @ displaced).flatten(1)
+
+
+def homography(theta: Tensor) -> Tensor:
+    """The 3x3 matrices (B, 3, 3) of a projective theta (B, 8)."""
+    return torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3, 3)
 
 
 TRANSFORMS: dict[str, Callable[[], TransformGrid]] = {

@@ -39,6 +39,10 @@ class AttentionGrid(TransformGrid):
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         return theta[:, None, :1] * points + theta[:, None, 1:]
 
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        scale, shift = first[:, :1], first[:, 1:]
+        return torch.cat([scale * second[:, :1], scale * second[:, 1:] + shift], dim=1)
+
 
 EXPERIMENT = {"distortion": "Shear", "distort": {"max_shear": 0.3}, "transform": "Attention"}
 

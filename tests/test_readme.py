@@ -1,7 +1,9 @@
 """What README says is what the program does: its code runs, its numbers are the measured ones."""
 
+import json
 import re
 
+import pytest
 import torch
 from conftest import ROOT, load_script
 
@@ -20,25 +22,64 @@ def test_python_example_runs_and_gives_what_it_says():
 
 def test_tables_and_config_heads_are_written_from_the_results():
     publish = load_script("publish")
-    for name, table in publish.TABLES.items():
+    for name, (document, part) in publish.TABLES.items():
         begin, end = publish.BEGIN.format(name), publish.END.format(name)
-        assert README.split(begin)[1].split(end)[0] == table()
+        text = (ROOT / document).read_text(encoding="utf-8")
+        assert text.split(begin)[1].split(end)[0] == part(), f"{document}: publish.py write"
     for cell in publish.TABLE_1:
         text = (ROOT / "configs" / f"{publish.cell_name(cell)}.yaml").read_text()
         assert text.startswith(publish.head(cell))
 
 
-def test_published_results_are_whole():
-    publish = load_script("publish")
-    one_pass, default = publish.published("one_pass"), publish.published("default")
-    assert [publish.cell_of(result) for result in one_pass] == list(publish.TABLE_1)
-    assert len(default) >= 6
-    for result in one_pass + default:
+@pytest.mark.parametrize("kind", ["default", "calibration"])
+def test_published_results_are_whole(kind):
+    results = load_script("publish").published(kind)
+    assert results
+    for result in results:
         assert result["draws_percent"][0] == result["test_error_percent"]
         assert result["test_digits"] == 10_000
-        assert result["environment"]["commit"]
+        assert re.fullmatch(r"[0-9a-f]{40}", result["environment"]["commit"])
         wrong = 10_000 - sum(result["confusion"][digit][digit] for digit in range(10))
         assert wrong == round(100 * result["test_error_percent"])
+        if kind == "default":
+            assert sum(result["mistaken_on_draws"]) == round(100 * sum(result["draws_percent"]))
+
+
+def test_published_results_of_a_cell_are_of_one_test_set():
+    hashes = {}
+    for result in load_script("publish").published("default"):
+        hashes.setdefault(result["distortion"], set()).add(tuple(result["draws_sha256"]))
+    assert all(len(found) == 1 for found in hashes.values())
+
+
+def test_runs_of_another_recipe_or_uncommitted_code_are_not_published(finished, monkeypatch):
+    publish = load_script("publish")
+    monkeypatch.setattr(publish, "RESULTS", finished.run.path / "results")
+    with pytest.raises(SystemExit, match="not a run of the shipped config"):
+        publish.collect("default", [finished.run.path])
+    result = json.loads(finished.run.result.read_text())
+    result["environment"]["commit"] = "0" * 40 + "-dirty"
+    dirty = finished.run.path / "dirty"
+    dirty.mkdir()
+    (dirty / "result.json").write_text(json.dumps(result))
+    with pytest.raises(SystemExit, match="the code was not committed"):
+        publish.collect("calibration", [dirty])
+
+
+def test_a_run_is_gathered_once(finished, monkeypatch, tmp_path):
+    publish = load_script("publish")
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    result = json.loads(finished.run.result.read_text())
+    result["environment"]["commit"] = "0" * 40
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        config = result["config"] | {"seed": seed}
+        text = json.dumps(result | {"seed": seed, "config": config, "draws_percent": [name]})
+        (tmp_path / name / "result.json").write_text(text)
+    publish.collect("calibration", [tmp_path / "a"])
+    publish.collect("calibration", [tmp_path / "c"])
+    publish.collect("calibration", [tmp_path / "b"])
+    assert [each["draws_percent"] for each in publish.published("calibration")] == [["b"], ["c"]]
 
 
 def test_every_link_leads_to_a_file():

@@ -157,3 +157,32 @@ def test_a_bfloat16_network_returns_bfloat16_maps_from_an_exact_grid(transform):
     maps = torch.rand(2, 3, 56, 56).bfloat16()
     output, theta, grid = transformer.warp(maps)
     assert (output.dtype, theta.dtype, grid.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+@EVERY_TRANSFORM
+def test_looking_again_composes_what_was_seen(transform):
+    transform = transform()
+    transformer = SpatialTransformer(convolutional(1), FEATURES, transform, (6, 4), iterations=3)
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 1, 5, 8)
+    theta = transformer.look(maps)
+    for _ in range(2):
+        seen = sample(maps, transform(theta, (5, 8)))
+        theta = transform.compose(theta, transformer.look(seen))
+    warp = transformer.warp(maps)
+    torch.testing.assert_close(warp.theta, theta)
+    torch.testing.assert_close(warp.output, sample(maps, transform(theta, (6, 4))))
+    warp.output.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in transformer.parameters())
+
+
+@EVERY_TRANSFORM
+def test_looking_again_a_new_one_is_still_the_identity(transform):
+    transformer = SpatialTransformer(convolutional(1), FEATURES, transform(), iterations=2)
+    maps = torch.rand(2, 1, 5, 8)
+    output = transformer(maps)
+    torch.testing.assert_close(output, maps, rtol=0, atol=1e-6)
+    output.square().sum().backward()
+    gradients = [weight.grad for weight in transformer.parameters() if weight.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -179,3 +179,60 @@ def test_theta_may_be_of_any_strides(transform):
     strided = theta.T.contiguous().T
     assert not strided.is_contiguous()
     assert torch.equal(transform(strided, (5, 8)), transform(theta, (5, 8)))
+
+
+# Composition.
+
+
+@pytest.mark.parametrize("transform", [AffineGrid(), ProjectiveGrid()])
+def test_composed_theta_maps_points_as_one_after_the_other(transform):
+    first, second = thetas(transform, 5, 0.1), thetas(transform, 5, 0.1, seed=1)
+    points = pixel_centres((4, 5), torch.device("cpu"), torch.float64)
+    composed = transform.map_points(transform.compose(first, second), points)
+    for number in range(5):
+        between = transform.map_points(second[number : number + 1], points)[0]
+        expected = transform.map_points(first[number : number + 1], between)[0]
+        torch.testing.assert_close(composed[number], expected)
+
+
+def test_composed_tps_agrees_with_one_after_the_other_at_the_control_points():
+    transform = TPSGrid()
+    first, second = thetas(transform, 5, 0.1), thetas(transform, 5, 0.1, seed=1)
+    composed = transform.compose(first, second).view(5, 16, 2)
+    for number in range(5):
+        between = second[number].view(16, 2)
+        expected = transform.map_points(first[number : number + 1], between)[0]
+        torch.testing.assert_close(composed[number], expected)
+
+
+@EVERY_TRANSFORM
+def test_composing_with_the_identity_changes_nothing(transform):
+    transform = transform()
+    theta = thetas(transform, 3, 0.2).float()
+    identity = transform.identity.expand_as(theta)
+    torch.testing.assert_close(transform.compose(theta, identity), theta)
+    torch.testing.assert_close(transform.compose(identity, theta), theta)
+
+
+@EVERY_TRANSFORM
+@pytest.mark.parametrize("std", [0.0, 0.1])
+def test_composition_passes_gradcheck(transform, std):
+    transform = transform()
+    first = thetas(transform, 2, 0.1).requires_grad_()
+    second = thetas(transform, 2, std, seed=1).requires_grad_()
+    if std or not isinstance(transform, TPSGrid):  # a spline's second derivative has a pole there
+        assert torch.autograd.gradcheck(transform.compose, (first, second))
+    transform.compose(first, second).sum().backward()
+    assert first.grad.isfinite().all()
+    assert second.grad.isfinite().all()
+
+
+def test_projective_composition_beyond_the_horizon_is_finite():
+    transform = ProjectiveGrid()
+    first = torch.tensor([[1.0, 0, 0, 0, 1, 0, 3, 0]], requires_grad=True)
+    second = torch.tensor([[1.0, 0, -1, 0, 1, 0, 0, 0]], requires_grad=True)  # depth 1 - 3
+    composed = transform.compose(first, second)
+    composed.sum().backward()
+    assert composed.isfinite().all()
+    assert first.grad.isfinite().all()
+    assert second.grad.isfinite().all()
