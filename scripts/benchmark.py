@@ -227,10 +227,11 @@ def training_of(config: Config, splits: Splits, device: torch.device) -> Trainin
 
 
 def model_config(backbone: str, transform: str, precision: str, distortion: str = "R") -> Config:
-    """A cell of the table in a precision; the rate of learning stays as it is."""
-    train = {"precision": precision, "schedule": "constant", "learning_rate": 1e-4}
+    """A cell of the table, the paper's network, in a precision; the learning rate stays."""
+    train = {"schedule": "constant", "learning_rate": 1e-4, "optimizer": "adamw"}
     choice = {"distortion": distortion, "backbone": backbone, "transform": transform}
-    return Config.model_validate({**choice, "train": train})
+    config = {**choice, "recipe": "paper", "train": {**train, "precision": precision}}
+    return Config.model_validate(config)
 
 
 def step_rows(splits: Splits, watch: Stopwatch) -> list[Row]:

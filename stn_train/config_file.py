@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from stn_train.config import Config, TrainSettings
+from stn_train.config import Config, ModelSettings, TrainSettings
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.settings import Settings
@@ -185,24 +185,25 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
     return []
 
 
+RECIPE_SECTIONS = {"train": TrainSettings.model_fields, "model": ModelSettings.model_fields}
+"""The sections that a recipe has settings for, and their fields."""
+
+
 def drop_what_it_replaces(data: dict[str, Any], key: Key, value: Any, source: Source) -> None:
     """Remove what the file says and an override of ``key`` makes meaningless."""
-    train = data.get("train")
     changed = len(key) == 1 and value != data.get(key[0], getattr(DEFAULTS, key[0], None))
     if changed and key == ("distortion",):
         data.pop("distort", None)  # the parameters of another distortion
-    if not isinstance(train, dict) or value is None:
-        return
-    if key in (("train", "epochs"), ("train", "steps")):
+    if changed and value is not None and key in (("recipe",), ("backbone",)):
+        for name, fields in RECIPE_SECTIONS.items():
+            section = data.get(name)
+            if isinstance(section, dict) and fields.keys() <= section.keys():
+                del data[name]  # a run's config.yaml: every key stands there, set by another recipe
+    train = data.get("train")
+    if key in (("train", "epochs"), ("train", "steps")) and value is not None:
         other = "steps" if key[1] == "epochs" else "epochs"
-        if not source.of(("train", other)).startswith("--set"):
+        if isinstance(train, dict) and not source.of(("train", other)).startswith("--set"):
             train.pop(other, None)  # one duration takes the place of the other
-    if (
-        changed
-        and key in (("recipe",), ("backbone",))
-        and TrainSettings.model_fields.keys() <= train.keys()
-    ):
-        del data["train"]  # a run's config.yaml: every key stands there, set by another recipe
 
 
 def line_number(problem: str) -> float:

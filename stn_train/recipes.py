@@ -1,4 +1,4 @@
-"""Recipes: the training settings a config starts from, one set for all cells of a backbone.
+"""Recipes: the settings a config starts from, one set for all cells of a backbone.
 
 A config's own settings stand above its recipe, the recipe above the fields' defaults.
 """
@@ -20,20 +20,42 @@ PAPER = {
     "precision": "float32",
 }
 
-RECIPES: dict[str, dict[str, dict[str, Any]]] = {
-    "default": {"FCN": {"epochs": 40}, "CNN": {"epochs": 30}, "tutorial": {"epochs": 20}},
-    "paper": {"FCN": PAPER, "CNN": PAPER, "tutorial": PAPER},
+DEFAULT_FCN = {
+    "model": {"st_iterations": 2, "dropout": 0.3},
+    "train": {"epochs": 60, "learning_rate": 0.004, "weight_decay": 0.05},
 }
-"""recipe -> backbone -> settings of the config's `train` section."""
+
+DEFAULT_CNN = {
+    "model": {
+        "st_iterations": 2,
+        "localisation_filters": 32,
+        "localisation_features": 64,
+        "dropout": 0.5,
+    },
+    "train": {"epochs": 20, "learning_rate": 0.004, "weight_decay": 0.05},
+}
+
+RECIPES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+    "default": {
+        "FCN": DEFAULT_FCN,
+        "CNN": DEFAULT_CNN,
+        "tutorial": {"train": {"epochs": 20}},
+    },
+    "paper": {"FCN": {"train": PAPER}, "CNN": {"train": PAPER}, "tutorial": {"train": PAPER}},
+}
+"""recipe -> backbone -> section -> settings. The fields' own defaults are the paper's networks."""
 
 
 def with_recipe(data: dict[str, Any]) -> dict[str, Any]:
     """Config data with its recipe's settings filled in where it has none of its own."""
     recipe = RECIPES.get(str(data.get("recipe", "default")), {})
-    settings = recipe.get(str(data.get("backbone", "CNN")), {})
-    own = data.get("train", {})
-    if not isinstance(own, dict):
-        return data  # not a section at all: the config's check says so
-    if "epochs" in own or "steps" in own:  # one duration takes the place of the other
-        settings = {key: value for key, value in settings.items() if key not in ("epochs", "steps")}
-    return {**data, "train": {**settings, **own}}
+    sections = recipe.get(str(data.get("backbone", "CNN")), {})
+    filled = dict(data)
+    for name, settings in sections.items():
+        own = data.get(name, {})
+        if not isinstance(own, dict):
+            continue  # not a section at all: the config's check says so
+        if "epochs" in own or "steps" in own:  # one duration takes the place of the other
+            settings = {key: settings[key] for key in settings if key not in ("epochs", "steps")}
+        filled[name] = {**settings, **own}
+    return filled

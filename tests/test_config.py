@@ -156,7 +156,9 @@ def test_cell_is_named_as_in_the_paper(transform, cell):
 
 @pytest.mark.parametrize("backbone", SMALLEST_INPUT)
 def test_paper_recipe_is_what_the_paper_states(backbone):
-    train = checked(recipe="paper", backbone=backbone, distortion="R").train
+    config = checked(recipe="paper", backbone=backbone, distortion="R")
+    assert config.model == ModelSettings()  # the paper's networks
+    train = config.train
     assert (train.optimizer, train.learning_rate) == ("sgd", 0.01)
     assert (train.steps, train.epochs, train.batch_size) == (150_000, None, 256)
     assert (train.weight_decay, train.label_smoothing, train.ema_decay) == (0, 0, 0)
@@ -164,8 +166,9 @@ def test_paper_recipe_is_what_the_paper_states(backbone):
 
 
 def test_default_recipe_of_a_backbone_stands_above_the_defaults():
-    train = checked(backbone="FCN").train
-    assert train.epochs == RECIPES["default"]["FCN"]["epochs"]
+    config, recipe = checked(backbone="FCN"), RECIPES["default"]["FCN"]
+    assert config.train.epochs == recipe["train"]["epochs"]
+    assert config.model.st_iterations == recipe["model"]["st_iterations"] != 1
 
 
 def test_own_settings_stand_above_the_recipe():
@@ -181,10 +184,16 @@ def test_own_duration_takes_the_place_of_the_recipes(own):
 
 
 @pytest.mark.parametrize(
-    "data", [{"recipe": "nope"}, {"backbone": ["a"]}, {"train": 5}, {"train": None}]
+    "data",
+    [
+        {"recipe": "nope"},
+        {"backbone": ["a"]},
+        {"train": 5, "model": 5},
+        {"train": None, "model": 0},
+    ],
 )
 def test_what_no_recipe_fits_is_left_for_the_check(data):
-    assert with_recipe(data).get("train", {}) in ({}, data.get("train"))
+    assert with_recipe(data) == data
 
 
 def test_recipe_leaves_its_input_alone():
@@ -215,7 +224,7 @@ def test_recipe_and_backbone_count_in_python():
     )
     assert Config(recipe="paper").train.optimizer == "sgd"
     for backbone in ("FCN", "CNN", "tutorial"):
-        epochs = RECIPES["default"][backbone]["epochs"]
+        epochs = RECIPES["default"][backbone]["train"]["epochs"]
         assert Config(backbone=backbone).train.epochs == epochs
 
 

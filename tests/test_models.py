@@ -32,8 +32,19 @@ CELLS = list(itertools.product(CANVAS, ["FCN", "CNN"], ["none", "Aff", "Proj", "
 
 def model_of(distortion, backbone, transform, seed=0, **model):
     config = {"distortion": distortion, "backbone": backbone, "transform": transform}
+    config["recipe"] = "paper"  # its networks
     torch.manual_seed(seed)
     return build_model(Config.model_validate({**config, "model": model}))
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("backbone", ["FCN", "CNN"])
+@pytest.mark.parametrize("distortion", ["R", "RTS", "P", "E"])
+def test_transformers_of_the_default_recipe_have_no_more_than_400_000_weights(
+    distortion, backbone, transform
+):
+    config = Config(distortion=distortion, backbone=backbone, transform=transform)
+    assert parameter_count(build_model(config)) <= 400_000
 
 
 def images_of(distortion, count=2):

@@ -17,7 +17,13 @@ from stn_train.run_directory import RunDirectory, load_run
 from stn_train.trainer import Observer, Training, train
 
 CPU = torch.device("cpu")
-PLAIN = {"optimizer": "sgd", "schedule": "constant", "momentum": 0.0, "learning_rate": 0.1}
+PLAIN = {
+    "weight_decay": 0.0,
+    "optimizer": "sgd",
+    "schedule": "constant",
+    "momentum": 0.0,
+    "learning_rate": 0.1,
+}
 """One step is one gradient times the learning rate."""
 
 
