@@ -38,9 +38,9 @@ class DataSettings(Settings):
 
     source: Literal["mnist", "embedded"] = "mnist"
     """mnist, or digits rendered from the fonts inside matplotlib, which need no download."""
-    validation: Annotated[int, Field(ge=0)] | None = None
-    """How many training digits, from the end, are kept back for validation; 0 for none, null for
-    5,000 of MNIST or 1,000 of the embedded digits."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """How many training digits, from the end, are kept back for validation. Choose settings with
+    some kept back, 5,000 for example; then train on all."""
     training_digits: Count | None = None
     """Use only the first so many training digits, validation among them; null for all."""
     test_digits: Count | None = None

@@ -24,8 +24,7 @@ from stn_train.mnist import find_raw, load_mnist
 FIXED_SEED = 0
 """The seed of the validation and test distortions: the same for every run."""
 
-MNIST_VALIDATION = 5000
-EMBEDDED_TRAINING, EMBEDDED_VALIDATION, EMBEDDED_TEST = 8000, 1000, 2000
+EMBEDDED_TRAINING, EMBEDDED_TEST = 8000, 2000
 
 
 class Splits(NamedTuple):
@@ -108,18 +107,16 @@ def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     """
     if settings.source == "mnist":
         training, test = load_mnist(data_dir)
-        validation, origin = MNIST_VALIDATION, f"MNIST from {find_raw(data_dir)}"
+        origin = f"MNIST from {find_raw(data_dir)}"
     else:
         training, test = render_font_digits(EMBEDDED_TRAINING, EMBEDDED_TEST, FIXED_SEED)
-        validation, origin = EMBEDDED_VALIDATION, "embedded: rendered from matplotlib's fonts"
-    if settings.validation is not None:
-        validation = settings.validation
+        origin = "embedded: rendered from matplotlib's fonts"
     training, test = training[: settings.training_digits], test[: settings.test_digits]
-    kept = len(training) - validation
+    kept = len(training) - settings.validation
     if kept < 1:
         raise ConfigError(
             [
-                f"data.validation is {validation}, but there are only {len(training)} "
+                f"data.validation is {settings.validation}, but there are only {len(training)} "
                 "training digits: set it lower, or data.training_digits higher"
             ]
         )

@@ -20,6 +20,7 @@ PAPER = {
     "precision": "float32",
 }
 
+
 DEFAULT_FCN = {
     "model": {"st_iterations": 2, "dropout": 0.3},
     "train": {"epochs": 60, "learning_rate": 0.004, "weight_decay": 0.05},

@@ -32,7 +32,7 @@ def test_default_is_the_best_cell_of_the_paper_on_mnist():
     config = Config()
     assert (config.distortion, config.backbone, config.transform) == ("RTS", "CNN", "Aff")
     assert config.distort == DISTORTIONS["RTS"]()
-    assert (config.data.source, config.data.validation) == ("mnist", None)
+    assert (config.data.source, config.data.validation) == ("mnist", 0)
     assert config.evaluate.draws == 10
     assert config.recipe == "default"
 

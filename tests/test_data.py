@@ -60,25 +60,21 @@ def test_one_training_digit_is_enough():
     assert lengths(split) == [1, 100, 2000]
 
 
-def test_real_mnist_is_split_55000_5000_10000(real_mnist, monkeypatch):
+def test_real_mnist_has_60000_and_10000_digits(real_mnist, monkeypatch):
     monkeypatch.setattr("stn_train.data.load_mnist", lambda data_dir: real_mnist)
     split = load_splits(DataSettings())
-    assert lengths(split) == [55_000, 5_000, 10_000]
+    assert lengths(split) == [60_000, 0, 10_000]
     raw = find_raw()
     assert raw is not None
     assert split.origin == f"MNIST from {raw}"
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [("mnist", [3000, 5000, 2000]), ("embedded", [7000, 1000, 2000])],
-)
-def test_validation_is_as_large_as_the_source_allows_by_default(source, expected, monkeypatch):
-    digits = data.render_font_digits(8000, 2000, 0)
-    monkeypatch.setattr(data, "load_mnist", lambda _: digits)
-    assert lengths(load_splits(DataSettings(source=source))) == expected
-    explicit = load_splits(DataSettings(source=source, validation=expected[1]))
-    assert same(load_splits(DataSettings(source=source)).validation, explicit.validation)
+def test_validation_is_the_last_training_digits_and_none_by_default():
+    embedded = load_splits(DataSettings(source="embedded"))
+    assert lengths(embedded) == [8000, 0, 2000]
+    split = load_splits(DataSettings(source="embedded", validation=1000))
+    assert lengths(split) == [7000, 1000, 2000]
+    assert same(split.validation, embedded.training[7000:])
 
 
 def test_splits_tell_the_folder_that_mnist_was_read_from(monkeypatch, tmp_path):

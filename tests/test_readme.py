@@ -52,18 +52,18 @@ def test_published_results_of_a_cell_are_of_one_test_set():
     assert all(len(found) == 1 for found in hashes.values())
 
 
-def test_runs_of_another_recipe_or_uncommitted_code_are_not_published(finished, monkeypatch):
+def test_runs_of_another_recipe_or_uncommitted_code_are_not_published(
+    finished, monkeypatch, tmp_path
+):
     publish = load_script("publish")
-    monkeypatch.setattr(publish, "RESULTS", finished.run.path / "results")
+    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
     with pytest.raises(SystemExit, match="not a run of the shipped config"):
         publish.collect("default", [finished.run.path])
     result = json.loads(finished.run.result.read_text())
     result["environment"]["commit"] = "0" * 40 + "-dirty"
-    dirty = finished.run.path / "dirty"
-    dirty.mkdir()
-    (dirty / "result.json").write_text(json.dumps(result))
+    (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(SystemExit, match="the code was not committed"):
-        publish.collect("calibration", [dirty])
+        publish.collect("calibration", [tmp_path])
 
 
 def test_a_run_is_gathered_once(finished, monkeypatch, tmp_path):
