@@ -39,8 +39,11 @@ class Outcome(NamedTuple):
         """In a line: 0.82 % (paper 0.5) in 534 s."""
         if self.result is None:
             return f"failed: {self.problem}"
-        error, took = self.result["test_error_percent"], self.result["total_seconds"]
-        return f"{error:.2f} % (paper {TABLE_1[cell_of(self.result)]}) in {took:.0f} s"
+        paper = TABLE_1[cell_of(self.result)]
+        parts = [f"{self.result['test_error_percent']:.2f} % (paper {paper})"]
+        if self.result["validation_error_percent"] is not None:
+            parts.append(f"validation {self.result['validation_error_percent']:.2f} %")
+        return f"{', '.join(parts)} in {self.result['total_seconds']:.0f} s"
 
 
 def run_jobs(

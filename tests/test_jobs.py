@@ -85,7 +85,9 @@ def test_what_is_missing_is_trained_and_shown(tmp_path):
     result = table("run", *chosen, *set_options())
     assert result.exit_code == 0
     assert "4 runs, 0 of them finished already; 2 at a time" in result.output
-    assert re.search(r"4 of 4: r_\w*fcn-seed1 [\d.]+ % \(paper 1.\d\) in \d+ s", result.output)
+    assert re.search(
+        r"4 of 4: r_\w*fcn-seed1 [\d.]+ % \(paper 1.\d\), validation [\d.]+ % in", result.output
+    )
     assert re.search(r"\| ST-FCN TPS \| [\d.]+ \(1.1, \+[\d.]+\) \|", result.output)
     again = table("run", *chosen, *set_options())
     assert "4 runs, 4 of them finished already" in again.output
