@@ -26,6 +26,9 @@ from stn_train.transforms import TRANSFORMS
 SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
 """The backbones, and the smallest side in pixels that leaves the last layer a pixel to see."""
 
+SMALLEST_LOOK = {"FCN": 1, "CNN": 13, "tutorial": 18}
+"""The same for the localisation networks."""
+
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends soon after
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -56,6 +59,9 @@ class ModelSettings(Settings):
     """CNN: filters of the two convolutions (32 to 64 in the paper)."""
     dropout: Fraction = 0.0
     """Share of the classifier's last features that a step leaves out."""
+    localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
+    """The localisation network sees the image average-pooled by this; null for 2 with a CNN (A.4),
+    else 1."""
     localisation_hidden: Width = 32
     """ST-FCN: units in each of the three layers of the localisation network (A.4)."""
     localisation_filters: Width = 20
@@ -196,6 +202,33 @@ class Config(Settings):
                 {"sampled_px": sampled_px, "pool": pool, "least_px": least_px * pool},
             )
         return self
+
+    @model_validator(mode="after")
+    def _localisation_sees_enough(self) -> Self:
+        pool, canvas_px, least_px = self.localisation_pool, self.distort.canvas_px, SMALLEST_LOOK
+        if canvas_px // pool < least_px[self.backbone]:
+            raise PydanticCustomError(
+                "localisation_pool",
+                "model.localisation_pool is {pool}; of {canvas_px} px that leaves the {backbone}'s "
+                "localisation network fewer than the {least_px} px it needs",
+                {
+                    "pool": pool,
+                    "canvas_px": canvas_px,
+                    "backbone": self.backbone,
+                    "least_px": least_px[self.backbone],
+                },
+            )
+        return self
+
+    @property
+    def localisation_pool(self) -> int:
+        """How far the image is pooled for the localisation network."""
+        return self.model.localisation_pool or (2 if self.backbone == "CNN" else 1)
+
+    @property
+    def localisation_px(self) -> int:
+        """Side of what the localisation network sees."""
+        return self.distort.canvas_px // self.localisation_pool
 
     @property
     def st_pool(self) -> int:

@@ -1,6 +1,8 @@
 """The networks of the paper: two backbones, each with or without a spatial transformer.
 
-Legend: B batch, C side of the input image in pixels, S side of the classifier's input.
+Legend: B batch, C side of the input image in pixels, S side of the classifier's input. Backbones
+    are built for a ``looked_px``, the side of what the localisation network sees, and a
+    ``seen_px``, that of what the classifier sees.
 """
 
 from typing import NamedTuple
@@ -56,7 +58,7 @@ class Backbone(NamedTuple):
 
 
 def fcn(
-    image_px: int, seen_px: int, hidden: int, localisation_hidden: int, dropout: float
+    looked_px: int, seen_px: int, hidden: int, localisation_hidden: int, dropout: float
 ) -> Backbone:
     """FCN: two hidden layers; localisation by three fully connected layers (A.4)."""
     loc = localisation_hidden
@@ -71,7 +73,7 @@ def fcn(
     )
     localisation = nn.Sequential(
         nn.Flatten(),
-        nn.Linear(image_px**2, loc),
+        nn.Linear(looked_px**2, loc),
         nn.ReLU(),
         nn.Linear(loc, loc),
         nn.ReLU(),
@@ -82,14 +84,14 @@ def fcn(
 
 
 def cnn(
-    image_px: int,
+    looked_px: int,
     seen_px: int,
     filters: tuple[int, int],
     localisation_filters: int,
     localisation_features: int,
     dropout: float,
 ) -> Backbone:
-    """CNN: 9x9 and 7x7 convolutions, each max-pooled by 2; localisation on the halved image (A.4).
+    """CNN: 9x9 and 7x7 convolutions, each max-pooled by 2; localisation by two of 5x5 (A.4).
 
     Pooling rounds up, so that the 21 px which average pooling leaves of a 42 px image still
     have a pixel after the second convolution. ReLU follows the pooling: the result is the
@@ -109,9 +111,8 @@ def cnn(
         nn.Linear(second * last_px**2, CLASSES),
     )
     width, features = localisation_filters, localisation_features
-    loc_px = half_up(image_px // 2 - 4) - 4
+    loc_px = half_up(looked_px - 4) - 4
     localisation = nn.Sequential(
-        nn.AvgPool2d(2),
         SingleChannelConv2d(width, 5),
         nn.MaxPool2d(2, ceil_mode=True),
         nn.ReLU(),
@@ -124,7 +125,7 @@ def cnn(
     return Backbone(classifier, localisation, features)
 
 
-def tutorial(image_px: int, seen_px: int) -> Backbone:
+def tutorial(looked_px: int, seen_px: int) -> Backbone:
     """The small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
 
     https://docs.pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html
@@ -151,7 +152,7 @@ def tutorial(image_px: int, seen_px: int) -> Backbone:
         nn.MaxPool2d(2),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(10 * (((image_px - 6) // 2 - 4) // 2) ** 2, 32),
+        nn.Linear(10 * (((looked_px - 6) // 2 - 4) // 2) ** 2, 32),
         nn.ReLU(),
     )
     return Backbone(classifier, localisation, 32)
@@ -162,32 +163,33 @@ def half_up(side: int) -> int:
     return -(-side // 2)
 
 
-def build_backbone(config: Config, image_px: int, seen_px: int) -> Backbone:
+def build_backbone(config: Config, looked_px: int, seen_px: int) -> Backbone:
     """The backbone that a config names, in the sizes that it gives."""
     sizes = config.model
     match config.backbone:
         case "FCN":
-            return fcn(image_px, seen_px, sizes.hidden, sizes.localisation_hidden, sizes.dropout)
+            return fcn(looked_px, seen_px, sizes.hidden, sizes.localisation_hidden, sizes.dropout)
         case "CNN":
             localisation = sizes.localisation_filters, sizes.localisation_features
-            return cnn(image_px, seen_px, sizes.filters, *localisation, sizes.dropout)
+            return cnn(looked_px, seen_px, sizes.filters, *localisation, sizes.dropout)
         case "tutorial":
-            return tutorial(image_px, seen_px)
+            return tutorial(looked_px, seen_px)
 
 
 def build_model(config: Config) -> DigitClassifier:
     """The model that a config describes, with fresh weights from torch's global generator."""
-    image_px = config.distort.canvas_px
+    image_px, looked_px = config.distort.canvas_px, config.localisation_px
     if config.transform == "none":
-        return DigitClassifier(build_backbone(config, image_px, image_px).classifier, None)
+        return DigitClassifier(build_backbone(config, looked_px, image_px).classifier, None)
     pool, sampled_px = config.st_pool, config.st_output_px
-    backbone = build_backbone(config, image_px, sampled_px // pool)
+    backbone = build_backbone(config, looked_px, sampled_px // pool)
     transformer = SpatialTransformer(
         backbone.localisation,
         backbone.features,
         TRANSFORMS[config.transform](),
         (sampled_px, sampled_px),
         config.model.st_iterations,
+        config.localisation_pool,
     )
     return DigitClassifier(backbone.classifier, transformer, pool)
 

@@ -6,6 +6,7 @@ Legend: B batch, C channels, H height, W width, P parameters.
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_train.geometry import sample
@@ -41,15 +42,18 @@ class SpatialTransformer(nn.Module):
         transform: TransformGrid,
         output_size: tuple[int, int] | None = None,
         iterations: int = 1,
+        pool: int = 1,
     ) -> None:
         """Build it around a localisation network.
 
-        localisation: any module from maps (B, C, H, W) to features (B, ``features``).
+        localisation: any module from maps (B, C, H // pool, W // pool) to features
+            (B, ``features``).
         output_size: (H', W') of the warped map; None keeps the size of the input.
-        iterations: how often it looks. From the second time on it looks at what it would return,
-            in the size of the input, and corrects its transform; the output is read from the
-            input once, by the composed transform (Lin and Lucey 2017, "Inverse Compositional
-            Spatial Transformer Networks"). The paper looks once.
+        iterations: how often it looks. From the second time on it looks at what it would return
+            and corrects its transform; the output is read from the input once, by the composed
+            transform (Lin and Lucey 2017, "Inverse Compositional Spatial Transformer Networks").
+            The paper looks once.
+        pool: the localisation network sees the maps average-pooled by this.
         """
         super().__init__()
         self.localisation = localisation
@@ -57,6 +61,7 @@ class SpatialTransformer(nn.Module):
         self.transform = transform
         self.output_size = output_size
         self.iterations = iterations
+        self.pool = pool
         with torch.no_grad():
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
@@ -67,16 +72,16 @@ class SpatialTransformer(nn.Module):
 
     def warp(self, maps: Tensor) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
-        size: tuple[int, int] = (maps.shape[-2], maps.shape[-1])
-        theta = self.look(maps)
+        small = maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
+        theta = self.look(small)
         for _ in range(self.iterations - 1):
-            correction = self.look(self.read(maps, theta, size).output)
+            correction = self.look(self.read(small, theta, side_lengths(small)).output)
             with torch.autocast(maps.device.type, enabled=False):
                 theta = self.transform.compose(theta, correction)
-        return self.read(maps, theta, self.output_size or size)
+        return self.read(maps, theta, self.output_size or side_lengths(maps))
 
     def look(self, maps: Tensor) -> Tensor:
-        """What the localisation network makes of maps (B, C, H, W): theta (B, P)."""
+        """What the localisation network makes of maps in its size: theta (B, P)."""
         features = self.localisation(maps)
         # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
         with torch.autocast(maps.device.type, enabled=False):
@@ -88,3 +93,8 @@ class SpatialTransformer(nn.Module):
         with torch.autocast(maps.device.type, enabled=False):
             grid = self.transform(theta, size)  # (B, H', W', 2)
             return Warp(sample(maps.to(theta.dtype), grid).to(maps.dtype), theta, grid)
+
+
+def side_lengths(maps: Tensor) -> tuple[int, int]:
+    """(H, W) of maps (B, C, H, W)."""
+    return maps.shape[-2], maps.shape[-1]

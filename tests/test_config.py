@@ -133,6 +133,10 @@ def test_two_durations_or_none_are_refused(train):
         ({"model": {"filters": [64, 64, 64]}}, "too_long"),
         ({"model": {"st_output_px": 43, "st_pool": 2}}, "must be a multiple of 2, at least 42"),
         ({"distortion": "R", "model": {"st_output_px": 20}}, "a multiple of 1, at least 21"),
+        (
+            {"distortion": "R", "model": {"localisation_pool": 3}},
+            "localisation_pool is 3; of 28 px that leaves the CNN's localisation network fewer than",
+        ),
         ({"evaluate": {"draws": 0}}, "greater than or equal to 1"),
         ({"sed": 1}, "extra_forbidden"),
         ({"distort": {"sed": 1}}, "extra_forbidden"),

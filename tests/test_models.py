@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_train.config import SMALLEST_INPUT, Config
+from stn_train.config import SMALLEST_INPUT, SMALLEST_LOOK, Config
 from stn_train.distortions import DISTORTIONS
-from stn_train.models import build_model, parameter_count
+from stn_train.models import build_backbone, build_model, parameter_count
 from stn_train.transforms import TRANSFORMS
 
 # Counted by hand, layer by layer, from the sizes in the paper's appendix A.4.
@@ -159,3 +159,25 @@ def test_dropout_leaves_out_last_features_in_training_alone(backbone):
     model.train()(images)
     left_out = seen["last"][alive] == 0
     assert float(left_out.float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+def test_localisation_network_of_an_fcn_may_see_the_image_pooled():
+    whole, pooled = (
+        model_of("RTS", "FCN", "Aff"),
+        model_of("RTS", "FCN", "Aff", localisation_pool=2),
+    )
+    saved = parameter_count(whole.transformer) - parameter_count(pooled.transformer)
+    assert saved == 32 * (42**2 - 21**2)
+
+
+@pytest.mark.parametrize("backbone", SMALLEST_LOOK)
+def test_smallest_look_is_the_smallest(backbone):
+    settings = {"backbone": backbone, "distortion": "none", "transform": "Aff"}
+    config = Config.model_validate(settings)
+    least = SMALLEST_LOOK[backbone]
+    assert build_backbone(config, least, 28).localisation(torch.rand(2, 1, least, least)).ndim == 2
+    if least > 1:
+        with pytest.raises((RuntimeError, ValueError)):
+            build_backbone(config, least - 1, 28).localisation(
+                torch.rand(2, 1, least - 1, least - 1)
+            )
