@@ -179,7 +179,9 @@ class Plain(nn.Module):
         self.localisation: nn.Module | None = None
         if transformer is not None:
             self.localisation = nn.Sequential(
-                rebuilt(transformer.localisation), transformer.regression
+                nn.AvgPool2d(transformer.pool) if transformer.pool > 1 else nn.Identity(),
+                rebuilt(transformer.localisation),
+                transformer.regression,
             )
             self.grid, self.size = transformer.transform, transformer.output_size
 

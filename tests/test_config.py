@@ -135,7 +135,7 @@ def test_two_durations_or_none_are_refused(train):
         ({"distortion": "R", "model": {"st_output_px": 20}}, "a multiple of 1, at least 21"),
         (
             {"distortion": "R", "model": {"localisation_pool": 3}},
-            "localisation_pool is 3; of 28 px that leaves the CNN's localisation network fewer than",
+            "localisation_pool is 3; of 28 px that leaves the CNN's localisation network fewer",
         ),
         ({"evaluate": {"draws": 0}}, "greater than or equal to 1"),
         ({"sed": 1}, "extra_forbidden"),
