@@ -121,9 +121,6 @@ class TrainSettings(Settings):
     rises to its value over the first steps, so that the first weights are soon forgotten."""
     fresh_distortions: bool = True
     """Draw the distortions anew every pass; false draws them once. The paper does not say."""
-    jitter_px: Annotated[float, Field(ge=0, le=SIDE)] = 0.0
-    """Bend the training digits a little more, elastically: the standard deviation, in pixels, of
-    the control points' displacements. Validation and test digits are never jittered."""
     validate_every: Count = 1
     """Passes between validations, which also save a checkpoint."""
     log_every: Count = 50

@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Self
 
 import torch
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 
@@ -251,48 +251,6 @@ class Elastic(ScaledDistortion):
         basis = thin_plate_basis(points / reach, control, solver)  # (N, K)
         read_from = (control * reach + shifts_px * PIXEL) / scale[:, None, None]  # (B, K, 2)
         return combine(read_from.mT, basis).mT  # (B, N, 2)
-
-
-class Jittered(Distortion):
-    """A distortion with a little bending on top: what a recipe may train on, never tested on.
-
-    Bending digits elastically is the classic way to show a network more handwriting than there is
-    (Simard, Steinkraus and Platt 2003, "Best Practices for Convolutional Neural Networks").
-    """
-
-    distortion: SerializeAsAny[Distortion]
-    """What is jittered."""
-    std_px: Pixels
-    """Standard deviation of each control point's displacement, right and down."""
-    spacing_px: Annotated[float, Field(ge=1)] = SIDE / 3
-    """Distance of the control points, at most; they span the canvas from edge to edge."""
-
-    @property
-    def control_side(self) -> int:
-        """Control points a side."""
-        return math.ceil(self.canvas_px / self.spacing_px - 1e-9) + 1
-
-    def draw(self, count: int, generator: Generator) -> Tensor:
-        """The distortion's own parameters, then each control point's (x, y) in pixels."""
-        own = self.distortion.draw(count, generator)
-        shifts_px = draw_normal(self.std_px, (count, 2 * self.control_side**2), generator)
-        return torch.cat([own, shifts_px], dim=1)
-
-    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
-        """See `Distortion.map_points`."""
-        count = 2 * self.control_side**2
-        own, shifts_px = parameters[:, :-count], parameters[:, -count:]
-        control, solver = elastic_system(self.control_side, points.device)
-        basis = thin_plate_basis(points / (self.canvas_px / SIDE), control, solver)  # (N, K)
-        shifts = shifts_px.reshape(len(parameters), -1, 2) * PIXEL  # (B, K, 2)
-        return self.distortion.map_points(own, points) + combine(shifts.mT, basis).mT
-
-
-def jittered(distortion: Distortion, std_px: float) -> Distortion:
-    """The distortion to train on, where a recipe asks for jitter of ``std_px``; 0 for none."""
-    if std_px == 0:
-        return distortion
-    return Jittered(canvas_px=distortion.canvas_px, distortion=distortion, std_px=std_px)
 
 
 @functools.cache

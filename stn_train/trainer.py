@@ -22,7 +22,7 @@ from stn_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from stn_train.config import Config, refuse_other_config
 from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
 from stn_train.device import autocast, choose_precision, seed_generator
-from stn_train.distortions import distort, jittered
+from stn_train.distortions import distort
 from stn_train.environment import describe_environment
 from stn_train.errors import CheckpointError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
@@ -127,7 +127,6 @@ class Training:
         """Build everything at step 0; the digits are on the device already."""
         settings = config.train
         self.config, self.splits, self.device = config, splits, device
-        self.distortion = jittered(config.distort, settings.jitter_px)
         self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
         # Weights are drawn on the CPU: the same on every device.
@@ -201,7 +200,7 @@ class Training:
         """The order of the digits in a pass, and their distortions, on the device."""
         config = self.config
         draw = passed if config.train.fresh_distortions else 0
-        return draw_plan(self.splits.training, self.distortion, config.seed, passed, draw)
+        return draw_plan(self.splits.training, config.distort, config.seed, passed, draw)
 
     def take_step(self, batch: Plan) -> Tensor:
         """One step on a batch; returns the loss, still on the device."""
@@ -219,7 +218,7 @@ class Training:
         On a GPU this may be recorded and replayed: nothing here waits for the device.
         """
         settings, digits = self.config.train, self.splits.training
-        images = distort(digits.images[index], self.distortion, parameters)  # (B, 1, C, C)
+        images = distort(digits.images[index], self.config.distort, parameters)  # (B, 1, C, C)
         self.model.train()
         with autocast(self.precision, images.device):
             logits = self.model(images)  # (B, 10)

@@ -24,7 +24,6 @@ from stn_train.distortions import (
     draw_uniform,
     draws_sha256,
     inverse_3x3,
-    jittered,
 )
 
 EVERY_DISTORTION = pytest.mark.parametrize("distortion", DISTORTIONS.values(), ids=DISTORTIONS)
@@ -205,26 +204,6 @@ def test_elastic_passes_through_its_displaced_control_points(side):
     # Float32 loses digits as the control points become many; a hundredth of a pixel is unseen.
     atol = 1e-2 if side > 8 else 1e-3
     torch.testing.assert_close(read_from_px, expected_px, rtol=0, atol=atol)
-
-
-@pytest.mark.parametrize("inner", [Rotation(), RotationScaleTranslation(), Elastic()])
-def test_jitter_moves_its_control_points_by_what_is_drawn(inner):
-    both = jittered(inner, 0.7)
-    parameters = both.draw(2, seeded(0))
-    count, reach = 2 * both.control_side**2, inner.canvas_px / 28
-    own, shifts_px = parameters[:, :-count], parameters[:, -count:].view(2, -1, 2)
-    assert own.equal(inner.draw(2, seeded(0)))
-    line = torch.linspace(-reach, reach, both.control_side)
-    assert float(line[1] - line[0]) * 14 <= 28 / 3 + 1e-4
-    control = torch.cartesian_prod(line, line).flip(1)
-    moved_px = (both.map_points(parameters, control) - inner.map_points(own, control)) * 14
-    torch.testing.assert_close(moved_px, shifts_px, rtol=0, atol=1e-3)
-
-
-def test_jitter_is_normal_and_none_is_the_distortion_itself():
-    assert jittered(Rotation(), 0.0) == Rotation()
-    drawn = jittered(Rotation(), 1.3).draw(5_000, seeded(0))[:, 1:].numpy()
-    assert drawn.std() == pytest.approx(1.3, rel=0.02)
 
 
 def test_inverse_3x3_equals_linalg_inv():

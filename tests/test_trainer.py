@@ -18,11 +18,12 @@ from stn_train.trainer import Observer, Training, train
 
 CPU = torch.device("cpu")
 PLAIN = {
-    "weight_decay": 0.0,
     "optimizer": "sgd",
     "schedule": "constant",
     "momentum": 0.0,
     "learning_rate": 0.1,
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
 }
 """One step is one gradient times the learning rate."""
 
