@@ -8,6 +8,7 @@ measures it). On a GPU the processes take turns, and one works while another dra
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -96,9 +97,18 @@ def run_in_process(
 ) -> None:
     """Train one run with this process's share of the cores, and report how it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one hears Ctrl-C
+    threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
     report.send(run_job(job, folder, device, data_dir))
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has been killed and cannot end it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> tuple[str, int]:

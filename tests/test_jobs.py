@@ -118,12 +118,13 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert "2 runs failed: r_fcn-seed1, r_fcn-seed2" in result.output
 
 
-def test_killed_and_run_again_it_goes_on(tmp_path):
-    code = "from stn_train.cli_table import run_table; run_table()"
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", -15), ("SIGKILL", -9)])
+def test_killed_and_run_again_it_goes_on(tmp_path, sent, code):
+    program = "from stn_train.cli_table import run_table; run_table()"
     chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "2"]
     options = [*chosen, *set_options("train.epochs=40")]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, "run", *options],
+        [sys.executable, "-c", program, "run", *options],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -131,9 +132,10 @@ def test_killed_and_run_again_it_goes_on(tmp_path):
     while not last.exists():
         assert process.poll() is None
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    process.send_signal(getattr(signal, sent))
+    assert process.wait(timeout=60) == code
     assert not (last.parent / "result.json").exists()
+    time.sleep(0.5)
     reached = load_checkpoint(last).step
     time.sleep(0.5)
     assert load_checkpoint(last).step == reached  # the worker has ended too
