@@ -92,8 +92,8 @@ def head(cell: Cell) -> str:
         minutes = mean(run["train_seconds"] for run in runs) / 60
         seeds = ", ".join(str(run["seed"]) for run in runs)
         lines.append(
-            f"Expect: {measured(row)} % after {row['passes']:g} passes ({minutes:.1f} min on "
-            f"{environment['threads']} of an {environment['hardware']}'s cores; seeds {seeds})."
+            f"Expect: {measured(row)} % after {row['passes']:g} passes ({minutes:.1f} min on an "
+            f"{environment['hardware']}, threads: {environment['threads']}; seeds: {seeds})."
         )
     lines.append(f"Command: stn-train --config {cell_name(cell)}.yaml")
     return "".join(f"# {line}\n" for line in lines)

@@ -208,9 +208,9 @@ def circumstances(results: list[dict[str, Any]]) -> str:
     environments = [result["environment"] for result in results]
     threads = each(environment["threads"] for environment in environments)
     return (
-        f"Seeds {each(sorted(result['seed'] for result in results))}; "
-        f"{each(result['training_digits'] for result in results)} training digits; "
-        f"{threads} threads of {each(environment['hardware'] for environment in environments)}; "
-        f"torch {each(environment['torch'] for environment in environments)}; commit "
+        f"Seeds: {each(sorted(result['seed'] for result in results))}; "
+        f"training digits: {each(result['training_digits'] for result in results)}; "
+        f"{each(environment['hardware'] for environment in environments)}, threads: {threads}; "
+        f"torch {each(environment['torch'] for environment in environments)}; commit: "
         f"{each(str(environment['commit'])[:9] for environment in environments)}."
     )

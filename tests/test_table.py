@@ -131,8 +131,8 @@ def test_plain_has_a_line_for_each_cell():
 
 def test_circumstances_name_each_once():
     assert circumstances(RESULTS) == (
-        "Seeds 1, 2, 3; 55000 training digits; 1 threads of abacus; torch 2.15.0; "
-        "commit None, aaaaaaaaa."
+        "Seeds: 1, 2, 3; training digits: 55000; abacus, threads: 1; torch 2.15.0; "
+        "commit: None, aaaaaaaaa."
     )
 
 
