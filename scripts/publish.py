@@ -45,13 +45,11 @@ def collect(name: str, runs: list[Path]) -> None:
     """Gather the results of runs, one line each; of a run that is there already, the new one."""
     if name not in KINDS:
         sys.exit(f"{name}: can be {', '.join(KINDS)}")
-    known = {identity(result): result for result in published(name)}
+    known = {identity(result): result for result in published(name) if of_its_kind(name, result)}
     for path in [found for run in runs for found in results_below(run)]:
         result = json.loads(path.read_text())
-        if name in ("default", "paper"):
-            shipped = load_config(f"{cell_name(cell_of(result))}.yaml", [f"recipe={name}"])
-            if result["config"] != shipped.as_dict() | {"seed": result["seed"]}:
-                sys.exit(f"{path}: not a run of the shipped config")
+        if not of_its_kind(name, result):
+            sys.exit(f"{path}: not a run of the shipped config")
         if str(result["environment"]["commit"]).endswith("-dirty"):
             sys.exit(f"{path}: the code was not committed")
         del result["environment"]["command"]  # the config says it, without anybody's folders
@@ -61,6 +59,14 @@ def collect(name: str, runs: list[Path]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = "".join(json.dumps(known[key]) + "\n" for key in ordered)
     (RESULTS / f"{name}.jsonl").write_text(text)
+
+
+def of_its_kind(name: str, result: dict[str, Any]) -> bool:
+    """Whether a result of the table is one of the shipped config; results of a former recipe go."""
+    if name not in ("default", "paper"):
+        return True
+    shipped = load_config(f"{cell_name(cell_of(result))}.yaml", [f"recipe={name}"]).as_dict()
+    return bool(result["config"] == shipped | {"seed": result["seed"]})
 
 
 def results_below(run: Path) -> list[Path]:

@@ -33,7 +33,8 @@ def test_tables_and_config_heads_are_written_from_the_results():
 
 @pytest.mark.parametrize("kind", ["default", "calibration"])
 def test_published_results_are_whole(kind):
-    results = load_script("publish").published(kind)
+    publish = load_script("publish")
+    results = publish.published(kind)
     assert results
     for result in results:
         assert result["draws_percent"][0] == result["test_error_percent"]
@@ -42,6 +43,7 @@ def test_published_results_are_whole(kind):
         wrong = 10_000 - sum(result["confusion"][digit][digit] for digit in range(10))
         assert wrong == round(100 * result["test_error_percent"])
         if kind == "default":
+            assert publish.of_its_kind(kind, result), "of a former recipe: publish.py collect"
             assert sum(result["mistaken_on_draws"]) == round(100 * sum(result["draws_percent"]))
 
 
