@@ -33,8 +33,8 @@ DEFAULT_FCN = {
     },
     "train": {
         "epochs": 80,
-        "learning_rate": 0.004,
-        "weight_decay": 0.05,
+        "learning_rate": 0.002,
+        "weight_decay": 0.2,
         "label_smoothing": 0.1,
     },
 }
