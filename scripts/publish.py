@@ -169,6 +169,7 @@ OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
 def validation_table() -> str:
     """The recipes that were tried, in Markdown: what each changes, and its validation error."""
     lines = ["| model | on | passes | changed | validation error | seeds |", "|---" * 6 + "|"]
+    rows: list[tuple[Cell, float, list[str], str]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in published("validation"):
         seedless = json.dumps(result["config"] | {"seed": None}, sort_keys=True)
@@ -190,7 +191,8 @@ def validation_table() -> str:
             f"{mean(run['validation_error_percent'] for run in runs):.2f}",
             " ".join(str(run["seed"]) for run in runs),
         ]
-        lines.append(f"| {' | '.join(values)} |")
+        rows.append((cell, runs[0]["passes"], changed, f"| {' | '.join(values)} |"))
+    lines += [line for *_, line in sorted(rows)]  # of each cell, the recipe as it is first
     return "\n".join(lines) + f"\n\n{circumstances(published('validation'))}\n"
 
 

@@ -146,7 +146,7 @@ def test_csv_can_be_read_back():
 
 def test_reference_results_ship_with_the_package():
     results = reference_results()
-    assert len(results) >= 6
+    assert results
     assert all(
         row["paper"] == TABLE_1[row["distortion"], row["backbone"], row["transform"]]
         for row in table(results)
