@@ -127,6 +127,8 @@ def test_killed_and_run_again_it_goes_on(tmp_path, sent, code):
         [sys.executable, "-c", program, "run", *options],
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        # A suite that runs in the background of a shell is deaf to it, and so would this be.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     last = tmp_path / "r_affine_fcn-seed1" / "last.pt"
     while not last.exists():
