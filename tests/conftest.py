@@ -144,3 +144,8 @@ def real_mnist():
             f"MNIST is not on this machine: name its folder in {mnist.ENVIRONMENT_VARIABLE}"
         )
     return mnist.load_mnist()
+
+
+def of_cell(cell, seed):
+    """What a result says of the run it is of."""
+    return dict(zip(("distortion", "backbone", "transform"), cell, strict=True)) | {"seed": seed}

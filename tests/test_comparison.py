@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import of_cell
 from scipy import stats
 
 from stn_train.comparison import bootstrap_interval, compare, error_rates
@@ -12,12 +13,7 @@ DIGITS = 1000
 
 
 def result(cell, seed, mistakes, draws=("a", "b")):
-    distortion, backbone, transform = cell
-    return {
-        "distortion": distortion,
-        "backbone": backbone,
-        "transform": transform,
-        "seed": seed,
+    return of_cell(cell, seed) | {
         "test_digits": DIGITS,
         "draws_percent": [0.0] * len(draws),
         "draws_sha256": list(draws),

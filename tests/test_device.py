@@ -117,8 +117,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again_without_new_pages():
-    needed = []
-    for _ in range(3):  # now and then the kernel puts something in the way of the growing heap
-        done = subprocess.run([sys.executable, "-c", PAGES_NEEDED], capture_output=True, check=True)
-        needed.append(int(done.stdout))
-    assert min(needed) < 2000  # of 23,438 pages of 4 KiB
+    done = subprocess.run([sys.executable, "-c", PAGES_NEEDED], capture_output=True, check=True)
+    assert int(done.stdout) < 2000  # of 23,438 pages of 4 KiB
