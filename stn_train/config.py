@@ -88,8 +88,9 @@ class TrainSettings(Settings):
     """Optimiser steps; give either this or epochs."""
     batch_size: Annotated[int, Field(ge=1, le=60000)] = 256
     """Digits a step; the last, smaller batch of a pass is used too."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """Stochastic gradient descent (the paper) or AdamW."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
+    """Stochastic gradient descent (the paper), AdamW, or Muon for the hidden layers and AdamW for
+    the rest."""
     learning_rate: Positive = 0.002
     """The largest learning rate of the schedule."""
     localisation_learning_rate_scale: NonNegative = 1.0
@@ -98,7 +99,7 @@ class TrainSettings(Settings):
     """SGD's momentum. The paper does not state it; without it its schedule ends far above its
     errors."""
     weight_decay: NonNegative = 0.0
-    """L2 penalty (sgd) or decoupled weight decay (adamw), of all weights but the biases."""
+    """L2 penalty (sgd) or decoupled weight decay (the others), of all weights but the biases."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16: convolutions and linear layers multiply in bfloat16 and add up in float32; weights,
     coordinates, sampling, loss and evaluation stay float32. auto: where the hardware has it."""

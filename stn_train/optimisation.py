@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,38 +17,57 @@ from torch.optim.lr_scheduler import (
 
 from stn_train.config import TrainSettings
 from stn_train.models import DigitClassifier
+from stn_train.muon import Muon
 
 
-def build_optimizer(model: DigitClassifier, settings: TrainSettings) -> Optimizer:
+def build_optimizer(
+    model: DigitClassifier, settings: TrainSettings, precision: torch.dtype = torch.float32
+) -> Optimizer:
     """The optimiser; the localisation network has its own learning rate, biases do not decay.
 
     Decay of the last bias of a localisation network would pull the identity it stands for
     towards the map that is zero everywhere.
     """
+    device = next(model.parameters()).device
+    captured = device.type == "cuda" and settings.cuda_graph
+    groups = parameter_groups(model, settings)
+    if captured:  # a number would become part of the recording, a tensor can be written to
+        for group in groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)
+    # `fused` updates all weights in one pass over memory.
+    match settings.optimizer:
+        case "sgd":
+            fused = device.type != "mps"
+            return SGD(groups, settings.learning_rate, settings.momentum, fused=fused)
+        case "adamw":
+            return AdamW(groups, settings.learning_rate, fused=True, capturable=captured)
+        case "muon":
+            return Muon(
+                groups, precision, lr=settings.learning_rate, fused=True, capturable=captured
+            )
+
+
+def parameter_groups(model: DigitClassifier, settings: TrainSettings) -> list[dict[str, Any]]:
+    """Hidden weights, those of the output layers, and biases, of either network."""
     localisation_rate = settings.learning_rate * settings.localisation_learning_rate_scale
     rates: dict[nn.Module | None, float] = {
         model.classifier: settings.learning_rate,
         model.transformer: localisation_rate,
     }
-    groups = [
-        {
-            "params": [each for each in module.parameters() if (each.ndim > 1) == decays],
-            "lr": rate,
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for module, rate in rates.items()
-        if module is not None
-        for decays in (True, False)
-    ]
-    device = next(model.parameters()).device
-    captured = device.type == "cuda" and settings.cuda_graph
-    if captured:  # a number would become part of the recording, a tensor can be written to
-        for group in groups:
-            group["lr"] = torch.tensor(group["lr"], device=device)
-    # `fused` updates all weights in one pass over memory.
-    if settings.optimizer == "sgd":
-        return SGD(groups, settings.learning_rate, settings.momentum, fused=device.type != "mps")
-    return AdamW(groups, settings.learning_rate, fused=True, capturable=captured)
+    groups: list[dict[str, Any]] = []
+    for module, rate in rates.items():
+        if module is None:
+            continue
+        *hidden, output = [weight for weight in module.parameters() if weight.ndim > 1]
+        biases = [bias for bias in module.parameters() if bias.ndim == 1]
+        common = {"lr": rate, "hidden": False}
+        decaying = common | {"weight_decay": settings.weight_decay}
+        groups += [
+            decaying | {"params": hidden, "hidden": True},
+            decaying | {"params": [output]},
+            common | {"params": biases, "weight_decay": 0.0},
+        ]
+    return groups
 
 
 class AveragedWeights:

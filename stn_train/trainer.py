@@ -133,7 +133,7 @@ class Training:
         self.model = build_model(config).to(device)
         self.pass_steps = steps_per_pass(settings, len(splits.training))
         self.steps = total_steps(settings, len(splits.training))
-        self.optimizer: Optimizer = build_optimizer(self.model, settings)
+        self.optimizer: Optimizer = build_optimizer(self.model, settings, self.precision)
         self.schedule: LRScheduler = build_schedule(self.optimizer, settings, self.steps)
         self.average: AveragedWeights | None = None
         if settings.ema_decay:

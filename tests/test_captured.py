@@ -140,6 +140,7 @@ def cuda_training(monkeypatch):
         {"distortion": "P", "transform": "Proj", "train": {"max_gradient_norm": 1.0}},
         {"distortion": "E", "transform": "TPS", "backbone": "FCN", "train": {"optimizer": "sgd"}},
         {"distortion": "RTS", "backbone": "tutorial", "train": {"precision": "float32"}},
+        {"distortion": "RTS", "transform": "Aff", "train": {"optimizer": "muon"}},
     ],
 )
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step"])

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
 from stn_train.models import build_model
+from stn_train.muon import Muon
 from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
@@ -98,7 +99,7 @@ def model(**changes) -> tuple:
     return build_model(config), config.train
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("transform", ["none", "Aff"])
 def test_optimizer_has_every_parameter_once(name, transform):
     network, train = model(transform=transform, train={"optimizer": name})
@@ -107,7 +108,7 @@ def test_optimizer_has_every_parameter_once(name, transform):
     assert sorted(found) == sorted(id(weight) for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step", "constant"])
 def test_localisation_network_has_its_share_of_the_learning_rate(name, schedule):
     network, train = model(
@@ -133,7 +134,9 @@ def rate_of_each(optimizer: torch.optim.Optimizer, name: str = "lr") -> dict[Ten
     return {weight: group[name] for group in optimizer.param_groups for weight in group["params"]}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("muon", Muon)]
+)
 @pytest.mark.parametrize("backbone", ["FCN", "CNN", "tutorial"])
 @pytest.mark.parametrize("transform", ["none", "Aff", "TPS"])
 def test_weights_decay_and_biases_do_not(name, kind, backbone, transform):
@@ -155,7 +158,7 @@ def test_sgd_takes_momentum():
     assert set(momenta.values()) == {0.7}
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("transform", ["Aff", "Proj", "TPS"])
 def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform):
     network, train = model(

@@ -14,6 +14,7 @@ from stn_train.trainer import Observer, Training, train
 TUTORIAL = {"backbone": "tutorial", "train": {"epochs": 3, "log_every": 3}}
 CHOICES = {
     "adamw": {"train": {"epochs": 3, "log_every": 3}},
+    "muon": {"train": {"epochs": 3, "log_every": 3, "optimizer": "muon", "precision": "bfloat16"}},
     "sgd, averaged": {
         "train": {"epochs": 3, "optimizer": "sgd", "ema_decay": 0.9, "schedule": "cosine"}
     },

@@ -241,7 +241,7 @@ def test_without_average_the_last_weights_count(finished):
     assert equal(checkpoint.weights, finished.result.model.state_dict())
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_localisation_network_can_be_frozen(trained, tiny, optimizer):
     config = tiny(
         train={"optimizer": optimizer, "weight_decay": 0.1, "localisation_learning_rate_scale": 0}

@@ -1,0 +1,63 @@
+"""The optimiser of hidden layers, against torch's own two."""
+
+import pytest
+import torch
+from torch import nn
+
+from stn_train.muon import Muon, orthogonal
+
+SHAPES = {"wide": (8, 20), "tall": (20, 8), "square": (6, 6), "bias": (7,)}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_steps_are_those_of_torchs_muon_and_adamw(precision):
+    ours = {name: nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
+    theirs = {name: nn.Parameter(weight.detach().clone()) for name, weight in ours.items()}
+    *matrices, bias = theirs.values()
+    groups = [
+        {"params": [*ours.values()][:3], "hidden": True, "weight_decay": 0.1},
+        {"params": [ours["bias"]], "weight_decay": 0.0},
+    ]
+    muon = Muon(groups, precision, lr=0.01, fused=True)
+    others = [
+        torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([bias], lr=0.01, weight_decay=0.0),
+    ]
+    for _ in range(10):
+        for name, weight in ours.items():
+            weight.grad = torch.randn_like(weight)
+            theirs[name].grad = weight.grad.clone()
+        for optimizer in (muon, *others):
+            optimizer.step()
+    for name, weight in ours.items():  # torch's always multiplies in bfloat16
+        moved = float((weight - theirs[name]).detach().abs().max())
+        assert moved < 0.02, name
+
+
+def test_a_kernel_moves_as_the_matrix_that_it_is_read_as():
+    kernel, gradient = torch.randn(6, 3, 5, 5), torch.randn(6, 3, 5, 5)
+    moved = []
+    for shape in (kernel.shape, (6, 75)):
+        weight = nn.Parameter(kernel.reshape(shape).clone())
+        weight.grad = gradient.reshape(shape)
+        Muon([{"params": [weight], "hidden": True}], torch.float32, lr=0.1).step()
+        moved.append(weight.detach().reshape(6, 75))
+    assert not torch.equal(moved[0], kernel.reshape(6, 75))
+    torch.testing.assert_close(*moved)
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (16, 16)])
+def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
+    matrix = torch.randn(shape, dtype=torch.float64) * 30
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = u.mT @ orthogonal(matrix) @ v.mT
+    assert values.diag().min() > 0.3
+    assert values.diag().max() < 1.3
+    assert float((values - values.diag().diag()).abs().max()) < 1e-9
+
+
+def test_no_gradient_moves_nothing():
+    weight = nn.Parameter(torch.ones(3, 4))
+    weight.grad = torch.zeros(3, 4)
+    Muon([{"params": [weight], "hidden": True, "weight_decay": 0.0}], torch.float32, lr=0.1).step()
+    assert torch.equal(weight, torch.ones(3, 4))
