@@ -70,5 +70,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
     matrix = matrix / matrix.norm().clamp(min=1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         square = matrix @ matrix.mT
-        matrix = a * matrix + (b * square + c * square @ square) @ matrix
+        turn = torch.addmm(square, square, square, beta=b, alpha=c)  # b S + c S S
+        matrix = torch.addmm(matrix, turn, matrix, beta=a)  # a X + (b S + c S S) X
     return matrix

@@ -24,15 +24,15 @@ PAPER = {
 # docs/recipe.md has the validation errors that these were chosen by.
 DEFAULT_FCN = {
     "model": {
-        "dropout": 0.3,
-        "localisation_hidden": 64,
+        "localisation_hidden": 128,
         "localisation_pool": 2,
-        "st_iterations": 2,
+        "st_iterations": 3,
         "st_output_px": 28,
         "st_pool": 1,
     },
     "train": {
-        "epochs": 80,
+        "epochs": 50,
+        "optimizer": "muon",
         "learning_rate": 0.002,
         "weight_decay": 0.2,
         "label_smoothing": 0.1,
@@ -41,15 +41,16 @@ DEFAULT_FCN = {
 
 DEFAULT_CNN = {
     "model": {
-        "dropout": 0.5,
+        "filters": [48, 128],
         "localisation_filters": 32,
         "localisation_features": 64,
         "st_iterations": 2,
     },
     "train": {
         "epochs": 24,
+        "optimizer": "muon",
         "learning_rate": 0.004,
-        "weight_decay": 0.05,
+        "weight_decay": 0.2,
         "label_smoothing": 0.1,
     },
 }
