@@ -13,20 +13,14 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from document_tables import RESULTS, TABLES, published
+
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
-from stn_train.table import (
-    Cell,
-    cell_name,
-    cell_of,
-    circumstances,
-    markdown,
-    measured,
-    table,
-)
+from stn_train.table import Cell, cell_name, cell_of, measured, table
 
 ROOT = Path(__file__).parent.parent
-RESULTS, CONFIGS = ROOT / "stn_train" / "results", ROOT / "configs"
+CONFIGS = ROOT / "configs"
 BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
 DESCRIPTIONS = {
@@ -79,12 +73,6 @@ def identity(result: dict[str, Any]) -> str:
     return f"{result['seed']:09} {json.dumps(result['config'], sort_keys=True)}"
 
 
-def published(name: str) -> list[dict[str, Any]]:
-    """The results gathered under a name."""
-    path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
     distortion, *model = cell
@@ -103,144 +91,6 @@ def head(cell: Cell) -> str:
         )
     lines.append(f"Command: stn-train --config {cell_name(cell)}.yaml")
     return "".join(f"# {line}\n" for line in lines)
-
-
-def error_table() -> str:
-    """The paper's table with our numbers, in Markdown, and how they came about."""
-    results = published("default")
-    return f"{markdown(table(results))}\n{circumstances(results)}\n"
-
-
-def cells_table() -> str:
-    """Every cell of the default recipe, in Markdown."""
-    columns = "error | paper | mean of ten draws | seeds | parameters | passes | minutes a run"
-    lines = [f"| model | on | {columns} |", "|---" * 9 + "|"]
-    results = published("default")
-    for row in table(results):
-        cell = row["distortion"], row["backbone"], row["transform"]
-        runs = [result for result in results if cell_of(result) == cell]
-        minutes = mean(run["train_seconds"] for run in runs) / 60
-        values = [
-            model_name(*cell[1:]),
-            cell[0],
-            measured(row),
-            row["paper"],
-            f"{row['draws_mean']:.2f}",
-            " ".join(map(str, row["seeds"])),
-            f"{runs[0]['parameters']:,}",
-            f"{row['passes']:g}",
-            f"{minutes:.1f}",
-        ]
-        lines.append(f"| {' | '.join(map(str, values))} |")
-    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
-
-
-def calibration_table() -> str:
-    """The readings of the paper that were tried on the baselines, in Markdown."""
-    lines = [
-        "| model | on | reading | steps | error | mean of ten draws | paper |",
-        "|---" * 7 + "|",
-    ]
-    results = published("calibration")
-    for result in results:
-        cell, config = cell_of(result), result["config"]
-        reading = ", ".join(
-            f"{key} {'null' if value is None else format(value, '.4g')}"
-            for key, value in config["distort"].items()
-            if key in OPEN
-        )
-        values = [
-            model_name(*cell[1:]),
-            cell[0],
-            reading,
-            f"{result['steps']:,}",
-            f"{result['test_error_percent']:.2f}",
-            f"{result['draws_mean_percent']:.2f}",
-            TABLE_1[cell],
-        ]
-        lines.append(f"| {' | '.join(map(str, values))} |")
-    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
-
-
-OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
-"""Settings of distortions that the paper leaves open."""
-
-
-def validation_table() -> str:
-    """The recipes that were tried, in Markdown: what each changes, and its validation error."""
-    lines = ["| model | on | passes | changed | validation error | seeds |", "|---" * 6 + "|"]
-    rows: list[tuple[Cell, float, list[str], str]] = []
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in published("validation"):
-        seedless = json.dumps(result["config"] | {"seed": None}, sort_keys=True)
-        groups.setdefault(seedless, []).append(result)
-    for runs in groups.values():
-        cell, config = cell_of(runs[0]), runs[0]["config"]
-        recipe = load_config(f"{cell_name(cell)}.yaml").as_dict()
-        changed = [
-            f"{key} {value}"
-            for section in ("model", "train")
-            for key, value in config[section].items()
-            if value != recipe[section][key] and key not in ("epochs", "validate_every")
-        ]
-        values = [
-            model_name(*cell[1:]),
-            cell[0],
-            f"{runs[0]['passes']:g}",
-            ", ".join(changed) or "nothing",
-            f"{mean(run['validation_error_percent'] for run in runs):.2f}",
-            " ".join(str(run["seed"]) for run in runs),
-        ]
-        rows.append((cell, runs[0]["passes"], changed, f"| {' | '.join(values)} |"))
-    lines += [line for *_, line in sorted(rows)]  # of each cell, the recipe as it is first
-    return "\n".join(lines) + f"\n\n{circumstances(published('validation'))}\n"
-
-
-def speed_table() -> str:
-    """The benchmark's rows, in Markdown, with the circumstances."""
-    measured = json.loads((RESULTS / "speed.json").read_text())
-    rows, where = measured["rows"], measured["environment"]
-    lines = ["| distortion | images/s | torchvision, 2 workers | kornia |", "|---|---|---|---|"]
-    for row in rows:
-        if row["what"].startswith("distortion"):
-            times = [faster(row, peer) for peer in ("torchvision", "kornia")]
-            lines.append(f"| {row['what'].split()[1]} | {row['ours']:,.0f} | {' | '.join(times)} |")
-    lines += [
-        "\n| training step | images/s | plain PyTorch | tutorial's loop | of the matrix rate |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        share = [row["shares"][key] for key in row["shares"] if "matrix product" in key]
-        if share:
-            times = [faster(row, peer) for peer in ("plain", "tutorial")]
-            cells = [row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
-    for row in rows:
-        if not row["shares"] and not row["what"].startswith("distortion"):
-            value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.3g'}} {row['unit']}"
-            peers = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
-            lines.append(f"- {row['what']}: {value}{', ' if peers else ''}{peers}")
-    lines.append(
-        f"\n{where['threads']} threads of an {where['hardware']}, torch {where['torch']}, "
-        f"torchvision {where['torchvision']}, commit {where['commit'][:9]}."
-    )
-    return "\n".join(lines) + "\n"
-
-
-def faster(row: dict[str, Any], peer: str) -> str:
-    """How many times as fast as a peer."""
-    return f"{row['ours'] / row['peers'][peer]:.1f} x" if peer in row["peers"] else ""
-
-
-TABLES = {
-    "results": ("README.md", error_table),
-    "speed": ("README.md", speed_table),
-    "cells": ("docs/results.md", cells_table),
-    "calibration": ("docs/calibration.md", calibration_table),
-    "validation": ("docs/recipe.md", validation_table),
-}
-"""The parts of documents that are written here: name -> (document, what stands there)."""
 
 
 def write() -> None:

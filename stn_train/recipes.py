@@ -31,7 +31,7 @@ DEFAULT_FCN = {
         "st_pool": 1,
     },
     "train": {
-        "epochs": 50,
+        "epochs": 45,
         "optimizer": "muon",
         "learning_rate": 0.002,
         "weight_decay": 0.2,
@@ -47,7 +47,7 @@ DEFAULT_CNN = {
         "st_iterations": 2,
     },
     "train": {
-        "epochs": 24,
+        "epochs": 32,
         "optimizer": "muon",
         "learning_rate": 0.004,
         "weight_decay": 0.2,
