@@ -5,6 +5,9 @@ A config's own settings stand above its recipe, the recipe above the fields' def
 
 from typing import Any
 
+Sections = dict[str, dict[str, Any]]
+"""Settings by section of the config."""
+
 # Section 4.1 and A.4: "SGD, batch 256, base learning rate 0.01, 150k iterations, dropped every
 # 50k by 10, no weight decay, no dropout". Momentum is the one setting not stated.
 PAPER = {
@@ -22,7 +25,7 @@ PAPER = {
 
 
 # docs/recipe.md has the validation errors that these were chosen by.
-DEFAULT_FCN = {
+DEFAULT_FCN: Sections = {
     "model": {
         "localisation_hidden": 128,
         "localisation_pool": 2,
@@ -31,7 +34,7 @@ DEFAULT_FCN = {
         "st_pool": 1,
     },
     "train": {
-        "epochs": 45,
+        "epochs": 50,
         "optimizer": "muon",
         "learning_rate": 0.002,
         "weight_decay": 0.2,
@@ -39,7 +42,7 @@ DEFAULT_FCN = {
     },
 }
 
-DEFAULT_CNN = {
+DEFAULT_CNN: Sections = {
     "model": {
         "filters": [48, 128],
         "localisation_filters": 32,
@@ -55,7 +58,7 @@ DEFAULT_CNN = {
     },
 }
 
-RECIPES: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
+RECIPES: dict[str, dict[str, Sections]] = {
     "default": {
         "FCN": DEFAULT_FCN,
         "CNN": DEFAULT_CNN,

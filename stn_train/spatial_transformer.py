@@ -75,7 +75,8 @@ class SpatialTransformer(nn.Module):
         small = maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
         theta = self.look(small)
         for _ in range(self.iterations - 1):
-            correction = self.look(self.read(small, theta, side_lengths(small)).output)
+            # Sampled from the whole map: where the transform zooms in, it shows more than `small`.
+            correction = self.look(self.read(maps, theta, side_lengths(small)).output)
             with torch.autocast(maps.device.type, enabled=False):
                 theta = self.transform.compose(theta, correction)
         return self.read(maps, theta, self.output_size or side_lengths(maps))
