@@ -27,7 +27,7 @@ PAPER = {
 # docs/recipe.md has the validation errors that these were chosen by.
 DEFAULT_FCN: Sections = {
     "model": {
-        "localisation_hidden": 128,
+        "localisation_hidden": 160,
         "localisation_pool": 2,
         "st_iterations": 3,
         "st_output_px": 28,

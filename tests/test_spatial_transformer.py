@@ -188,14 +188,14 @@ def test_looking_again_a_new_one_is_still_the_identity(transform):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_the_localisation_network_sees_the_maps_pooled():
+def test_the_localisation_network_sees_the_maps_in_the_size_of_pooled_ones():
     localisation = nn.Sequential(nn.Flatten(), nn.Linear(2 * 4, FEATURES))  # 5 x 8 pooled by 2
     transformer = SpatialTransformer(localisation, FEATURES, AffineGrid(), iterations=2, pool=2)
     nn.init.normal_(transformer.regression.weight, std=0.1)
     maps = torch.rand(3, 1, 5, 8)
     small = F.avg_pool2d(maps, 2)
     theta = transformer.look(small)
-    seen = sample(small, transformer.transform(theta, (2, 4)))
+    seen = sample(maps, transformer.transform(theta, (2, 4)))  # with all the detail there is
     theta = transformer.transform.compose(theta, transformer.look(seen))
     output, found, _ = transformer.warp(maps)
     torch.testing.assert_close(found, theta)
