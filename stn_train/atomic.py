@@ -7,21 +7,52 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+TEMPORARY = ".writing-"
+"""How the names of half-written files begin."""
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+
+def write_atomically(
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    verify: Callable[[Path], object] = lambda _: None,
+    previous: Path | None = None,
+) -> None:
     """Write a file under a temporary name in the same folder, then give it its own.
 
-    A reader, or a crash, sees the old file or the new one and nothing in between.
+    A reader, or a crash, sees the old file or the new one and nothing in between. The new one
+    takes the name when it is on the disk and ``verify`` has raised nothing about it; the old one
+    is kept as ``previous``, if that is given.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
+        verify(temporary)
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the new names in a folder on the disk too; Windows does that by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote has left behind."""
+    for left in folder.glob(f"{TEMPORARY}*"):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

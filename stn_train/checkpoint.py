@@ -2,6 +2,7 @@
 
 import warnings
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from stn_train.models import DigitClassifier, build_model
 
 FORMAT = 1
 """Version of the layout; a reader refuses one that it does not know."""
+
+MAX_BYTES = 1 << 28
+"""Our models have 400,000 weights at most, and their optimisers keep two numbers for each."""
 
 
 @dataclass(frozen=True)
@@ -34,20 +38,20 @@ class Checkpoint:
     format: int = FORMAT
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint so that ``path`` is never half a file."""
+def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = None) -> None:
+    """Write a checkpoint so that ``path`` is never half a file; the old one becomes ``previous``.
+
+    It is read back from the disk and compared with its checksums before it takes the name.
+    """
     # Not dataclasses.asdict: it would copy every tensor.
     content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
-    write_atomically(path, lambda stream: torch.save(content, stream))
+    write_atomically(path, lambda stream: torch.save(content, stream), check_archive, previous)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; runs no code from it. Raises CheckpointError if it is not whole."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch.load does not compare the checksums
-        if damaged:
-            raise CheckpointError(f"{path} is damaged: wrong checksum in {damaged}")
+        check_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on strange files; they fail below
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -68,7 +72,52 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, kind in kinds.items():
         if not isinstance(content[name], kind):
             raise CheckpointError(f"{path} is damaged: {name} is not a {kind.__name__}")
+    problem = next(not_plain(content), None)
+    if problem:
+        raise CheckpointError(f"{path} is damaged: {problem}")
     return checkpoint
+
+
+def check_archive(path: Path) -> None:
+    """Raise CheckpointError unless a file is an archive as torch writes it, every byte as written.
+
+    torch.load does not compare the checksums, and unpacks what is compressed, however large.
+    """
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_BYTES:,} bytes: not a checkpoint")
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len({member.filename for member in members}) < len(members):
+            raise CheckpointError(f"{path} is damaged: two members have the same name")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise CheckpointError(f"{path} is not a checkpoint of stn_train: it is compressed")
+        if sum(member.file_size for member in members) > size:
+            raise CheckpointError(f"{path} is damaged: its members are larger than the file")
+        damaged = archive.testzip()
+    if damaged:
+        raise CheckpointError(f"{path} is damaged: wrong checksum in {damaged}")
+
+
+def not_plain(content: Any, place: str = "") -> Iterator[str]:
+    """What in a checkpoint is neither a plain value nor a tensor that holds what it shows."""
+    match content:
+        case dict():
+            for key, value in content.items():
+                yield from not_plain(key, place)
+                yield from not_plain(value, f"{place}.{key}" if place else str(key))
+        case list() | tuple():
+            for number, value in enumerate(content):
+                yield from not_plain(value, f"{place}[{number}]")
+        case Tensor():
+            if content.layout != torch.strided or not content.is_contiguous():
+                yield f"{place} is not a dense tensor"
+            elif content.is_quantized or content.is_complex() or content.device.type != "cpu":
+                yield f"{place} is a tensor of another kind"
+        case None | bool() | int() | float() | str():
+            pass
+        case _:
+            yield f"{place} is a {type(content).__name__}"
 
 
 def config_of(path: Path, checkpoint: Checkpoint) -> Config:
@@ -83,14 +132,30 @@ def config_of(path: Path, checkpoint: Checkpoint) -> Config:
 def restore_model(path: Path, checkpoint: Checkpoint, config: Config) -> DigitClassifier:
     """The model of a checkpoint with its weights; raises CheckpointError where they do not fit."""
     model = build_model(config)
-    try:
-        model.load_state_dict(checkpoint.weights)
-    except (RuntimeError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: the weights do not fit the model: {reason}") from None
-    if not all(tensor.isfinite().all() for tensor in checkpoint.weights.values()):
-        raise CheckpointError(f"{path}: a weight is not a finite number")
+    check_weights(path, checkpoint.weights, model)
+    model.load_state_dict(checkpoint.weights)
     return model.eval()
+
+
+def check_weights(path: Path, weights: dict[str, Any], model: DigitClassifier) -> None:
+    """Raise CheckpointError unless these are finite weights of this model's names and shapes."""
+    own = model.state_dict()
+    problem = ""
+    for name in [*own, *(name for name in weights if name not in own)]:
+        given, wanted = weights.get(name), own.get(name)
+        if given is None:
+            problem = f"{name} is missing"
+        elif wanted is None:
+            problem = f"there is no {name} in it"
+        elif not isinstance(given, Tensor):
+            problem = f"{name} is not a tensor"
+        elif given.shape != wanted.shape or given.dtype != wanted.dtype:
+            found, own_kind = (f"{[*each.shape]} {each.dtype}" for each in (given, wanted))
+            problem = f"{name} is {found} instead of {own_kind}"
+        if problem:
+            raise CheckpointError(f"{path}: the weights do not fit the model: {problem}")
+        if given is not None and not given.isfinite().all():
+            raise CheckpointError(f"{path}: a weight of {name} is not a finite number")
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from stn_train.errors import ConfigError, StnError
+from stn_train.signals import Terminated, end_on_sigterm
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,8 @@ P = ParamSpec("P")
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
     "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
-    "6 the run directory is taken; 130 interrupted."
+    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated: a run has then been "
+    "saved and can be resumed."
 )
 
 
@@ -75,6 +77,7 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        end_on_sigterm()
         try:
             function(*args, **kwargs)
         except StnError as error:
@@ -85,6 +88,8 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), StnError.exit_code)
         except KeyboardInterrupt:
             fail("interrupted", 130)
+        except Terminated:
+            fail("terminated", 143)
 
     return guarded
 
@@ -116,8 +121,17 @@ def run_train(
         Path | None, typer.Option(help="Run directory. Default: runs/<config>-seed<seed>.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this run instead of starting one.")
+        str | None,
+        typer.Option(
+            help="Go on with this run. auto: with the one that --config and --out mean, if there "
+            "is one, else start it.",
+            metavar="RUN",
+        ),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="With --resume: go on although settings differ."),
+    ] = False,
     data_dir: DataDirOption = None,
     list_configs: Annotated[
         bool, typer.Option("--list-configs", help="List the shipped configs and end.")
@@ -131,54 +145,69 @@ def run_train(
             title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             typer.echo(f"{path.name:26} {title}")
         return
-    if resume is not None:
-        given = {"--config": config, "--set": overrides, "--seed": seed, "--out": out}
-        for flag, value in given.items():
-            if value is not None:
-                raise ConfigError([f"{flag} does not go with --resume: the run has its own config"])
-    elif config is None:
+    given = config is not None or overrides or seed is not None
+    if config is None and (resume is None or resume == "auto"):
         raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
-    else:
-        overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-        settings = load_config(config, overrides)
+    if accept_changes and not (resume and given):
+        raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
+    if resume not in (None, "auto") and out is not None:
+        raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
+    overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
+    settings = None if config is None else load_config(config, overrides)
 
-    from stn_train.checkpoint import config_of, load_checkpoint
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.progress import progress, tell
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
-    if resume is not None:
-        run = RunDirectory.reopen(resume)
-        settings = config_of(run.last, load_checkpoint(run.last))
-        if run.result.exists():
-            typer.echo(f"{resume} is complete; stn-eval {resume} shows its test error")
+    if settings is None:
+        stopped = RunDirectory(Path(str(resume)))
+        if tell_if_complete(stopped):
             return
+        stopped.refuse_without_checkpoint()
+        own = str(stopped.config)
+        settings = load_config(own, overrides) if given else stopped.trained_config()
     keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
     tell(f"digits: {splits.origin}")
-    if config is not None:
-        run = new_run(config, settings.seed, out)
-    result = train(settings, splits, run, where, progress())
-    tell_result(settings, result.summary)
-    typer.echo(f"run         {run.path}")
-    trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
-    for picture in Picture:
-        path = draw(picture, trained, splits.test, run.path / f"{picture}.png")
-        typer.echo(f"picture     {path}")
+    with open_run(config, settings, out, resume) as run:
+        if tell_if_complete(run):
+            return
+        result = train(settings, splits, run, where, progress(), accept_changes)
+        tell_result(settings, result.summary)
+        typer.echo(f"run         {run.path}")
+        trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
+        for picture in Picture:
+            path = draw(picture, trained, splits.test, run.path / f"{picture}.png")
+            typer.echo(f"picture     {path}")
 
 
-def new_run(config: str, seed: int, out: Path | None) -> "RunDirectory":
-    """The folder of a new run: the one asked for, else runs/<config>-seed<seed>."""
+def open_run(
+    config: str | None, settings: "Config", out: Path | None, resume: str | None
+) -> "RunDirectory":
+    """The folder to train in: a new one, that of a stopped run, or whichever there is."""
     from stn_train.run_directory import RunDirectory
 
-    if out is not None:
-        return RunDirectory.claim(out)
-    path = Path(config)  # a run directory's config is named after the directory
-    stem = path.absolute().parent.name if path.stem == "config" else path.stem
-    return RunDirectory.claim_next(Path("runs"), f"{stem}-seed{seed}")
+    if resume is not None and resume != "auto":
+        return RunDirectory.reopen(Path(resume))
+    if out is None:
+        path = Path(str(config))  # a run directory's config is named after the directory
+        stem = path.absolute().parent.name if path.stem == "config" else path.stem
+        name = f"{stem}-seed{settings.seed}"
+        if resume is None:
+            return RunDirectory.claim_next(Path("runs"), name)
+        out = Path("runs") / name
+    return RunDirectory.claim(out) if resume is None else RunDirectory.claim_or_reopen(out)
+
+
+def tell_if_complete(run: "RunDirectory") -> bool:
+    """Say that there is nothing left to do, if so."""
+    if run.result.exists():
+        typer.echo(f"{run.path} is complete; stn-eval {run.path} shows its test error")
+        return True
+    return False
 
 
 def tell_result(config: "Config", summary: dict[str, Any]) -> None:

@@ -61,11 +61,18 @@ def run(
     cores = os.cpu_count() or 1
     workers = jobs or (cores if where.type == "cpu" else min(4, cores))
     tell(f"{len(all_jobs)} runs, {ready} of them finished already; {workers} at a time")
-    failed = []
+    failed, elsewhere = [], 0
     for outcome in run_jobs(jobs_left, out, workers, where, data_dir):
-        ready, minutes = ready + 1, left.ended(outcome.job) / 60
+        minutes = left.ended(outcome.job) / 60
+        if outcome.elsewhere:
+            elsewhere += 1
+            tell(f"{outcome.job.name} is left out: {outcome.problem}")
+            continue
+        ready += 1
         tell(f"{ready} of {len(all_jobs)}: {outcome.job.name} {outcome}, {minutes:.0f} min left")
         failed += [outcome] if outcome.problem else []
+    if elsewhere:
+        tell(f"{elsewhere} runs are left to others; run the command again when they have ended")
     if ready > len(failed):
         typer.echo(markdown(table(results_in(out))), nl=False)
     if failed:

@@ -26,6 +26,9 @@ FIXED_SEED = 0
 
 EMBEDDED_TRAINING, EMBEDDED_TEST = 8000, 2000
 
+WATCHED = 256
+"""Digits on which the spatial transformer is watched during training."""
+
 
 class Splits(NamedTuple):
     """The digits of a run, by what they are for."""
@@ -132,6 +135,11 @@ def stream_seed(seed: int, purpose: str, number: int) -> int:
 def validation_set(digits: Digits, distortion: Distortion) -> DistortedDigits:
     """The validation digits under their one fixed draw."""
     return DistortedDigits.drawn(digits, distortion, FIXED_SEED, "validation", 0)
+
+
+def watched_set(digits: Digits, distortion: Distortion) -> DistortedDigits:
+    """A few training digits, always the same, to see what the spatial transformer does."""
+    return DistortedDigits.drawn(digits[:WATCHED], distortion, FIXED_SEED, "watched", 0)
 
 
 def test_set(digits: Digits, distortion: Distortion, draw: int) -> DistortedDigits:

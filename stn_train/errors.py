@@ -42,3 +42,7 @@ class RunDirectoryError(StnError):
     """The run directory is already taken."""
 
     exit_code = 6
+
+
+class InUseError(RunDirectoryError):
+    """Another process is training in the run directory."""

@@ -21,10 +21,10 @@ import torch
 
 from stn_train.data import load_splits
 from stn_train.device import keep_freed_memory
-from stn_train.errors import StnError
+from stn_train.errors import InUseError, StnError
 from stn_train.published import TABLE_1
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, cell_of, read_result
+from stn_train.table import Job, cell_of, finished, read_result
 from stn_train.trainer import train
 
 
@@ -35,6 +35,8 @@ class Outcome(NamedTuple):
     result: dict[str, Any] | None
     problem: str
     exit_code: int
+    elsewhere: bool = False
+    """Another process is training it."""
 
     def __str__(self) -> str:
         """In a line: 0.82 % (paper 0.5) in 534 s."""
@@ -73,14 +75,13 @@ def run_jobs(
             for here in [each for each in running if each in ended]:
                 job, process = running[here]
                 try:
-                    problem, exit_code = here.recv()
+                    outcome: Outcome = here.recv()
                 except EOFError:
                     problem = "killed, perhaps for want of memory (fewer --jobs take less)"
-                    exit_code = StnError.exit_code
+                    outcome = Outcome(job, None, problem, StnError.exit_code)
                 process.join()
                 del running[here]
-                found = None if problem else read_result(RunDirectory(folder / job.name).result)
-                yield Outcome(job, found, problem, exit_code)
+                yield outcome
     finally:
         for _, process in running.values():
             process.terminate()
@@ -111,16 +112,20 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> tuple[str, int]:
-    """Train one run in this process; returns the problem, if any, and its exit code."""
+def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> Outcome:
+    """Train one run in this process, unless another process has finished it meanwhile."""
     try:
         splits = load_splits(job.config.data, data_dir)
-        train(job.config, splits, RunDirectory.claim_or_reopen(folder / job.name), device)
+        with RunDirectory.claim_or_reopen(folder / job.name) as run:
+            if not finished(job, folder):
+                train(job.config, splits, run, device)
+            return Outcome(job, read_result(run.result), "", 0)
+    except InUseError as error:
+        return Outcome(job, None, str(error), error.exit_code, elsewhere=True)
     except StnError as error:
-        return str(error), error.exit_code
+        return Outcome(job, None, str(error), error.exit_code)
     except OSError as error:
-        return str(error), StnError.exit_code
-    return "", 0
+        return Outcome(job, None, str(error), StnError.exit_code)
 
 
 class TimeLeft:

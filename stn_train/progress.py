@@ -37,6 +37,10 @@ class Progress(Observer):
         """Remember the reading."""
         self.newest |= record
 
+    def warned(self, message: str) -> None:
+        """Say it above the bar, or in a line of its own."""
+        tqdm.write(f"warning: {message}", sys.stderr)
+
     def reading(self) -> str:
         """The newest loss, validation error and speed."""
         parts = {

@@ -3,26 +3,34 @@
 config.yaml       the whole config, defaults included; it can be trained again
 environment.json  versions, commit, hardware, command line
 metrics.jsonl     one line per logging point and per validation
-last.pt, best.pt  checkpoints: the newest, and the one with the lowest validation error
+last.pt           the newest checkpoint
+previous.pt       the one before, in case the newest is damaged
+best.pt           the one with the lowest validation error
 result.json       the test error and what it was measured on; written last
 *.png             pictures
+.lock             who trains here, while somebody does
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import yaml
 
-from stn_train.atomic import write_atomically, write_json
-from stn_train.checkpoint import config_of, load_checkpoint, restore_model
+from stn_train.atomic import remove_temporaries, write_atomically, write_json
+from stn_train.checkpoint import Checkpoint, config_of, load_checkpoint, restore_model
 from stn_train.config import Config
 from stn_train.errors import CheckpointError, RunDirectoryError
+from stn_train.lock import LOCK_NAME, FolderLock
 from stn_train.models import DigitClassifier
 
 
 class RunDirectory:
-    """Paths of a run's files, and writing them."""
+    """Paths of a run's files, and writing them.
+
+    One that was claimed or reopened is locked until it is closed, which leaving a `with` does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -30,21 +38,27 @@ class RunDirectory:
         self.environment = path / "environment.json"
         self.metrics = path / "metrics.jsonl"
         self.last = path / "last.pt"
+        self.previous = path / "previous.pt"
         self.best = path / "best.pt"
         self.result = path / "result.json"
+        self.lock: FolderLock | None = None
 
     @classmethod
     def claim(cls, path: Path) -> "RunDirectory":
         """Make ``path`` the folder of a new run; raises RunDirectoryError if something is there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        taken = f"{path} exists already; name another folder with --out, or remove it"
         try:
-            path.mkdir()
+            path.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            if not path.is_dir() or any(path.iterdir()):
-                raise RunDirectoryError(
-                    f"{path} exists already; name another folder with --out, or remove it"
-                ) from None
-        return cls(path)
+            raise RunDirectoryError(taken) from None
+        run = cls(path)
+        if not run.is_empty():
+            raise RunDirectoryError(taken)
+        run.lock = FolderLock(path)
+        if not run.is_empty():  # another process was here between the two lines above
+            run.close()
+            raise RunDirectoryError(taken)
+        return run
 
     @classmethod
     def claim_next(cls, parent: Path, name: str) -> "RunDirectory":
@@ -58,20 +72,80 @@ class RunDirectory:
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
-        """The folder of a run that was stopped; raises CheckpointError if it has no checkpoint."""
+        """The folder of a run that was stopped.
+
+        Raises CheckpointError if it has no checkpoint, RunDirectoryError if it is being trained.
+        """
         run = cls(path)
-        if not run.last.is_file():
-            raise CheckpointError(f"{path} has no checkpoint {run.last.name} to go on from")
+        run.refuse_without_checkpoint()
+        run.lock = FolderLock(path)
+        remove_temporaries(path)
         return run
 
     @classmethod
     def claim_or_reopen(cls, path: Path) -> "RunDirectory":
-        """The folder of a run, stopped or new; what a run left before its first checkpoint goes."""
+        """The folder of a run, stopped or new; what a run left before its first checkpoint goes.
+
+        Raises RunDirectoryError if it is being trained, or holds something else than a run.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise RunDirectoryError(f"{path} is not a folder") from None
         run = cls(path)
-        if path.is_dir() and not run.last.exists():
+        run.lock = FolderLock(path)
+        remove_temporaries(path)
+        if not run.has_checkpoint():
             for left in (run.config, run.environment, run.metrics):
                 left.unlink(missing_ok=True)
-        return run if run.last.exists() else cls.claim(path)
+            if not run.is_empty():
+                run.close()
+                raise RunDirectoryError(f"{path} holds something else than a run")
+        return run
+
+    def is_empty(self) -> bool:
+        """Whether there is nothing but a lock."""
+        return all(path.name == LOCK_NAME for path in self.path.iterdir())
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return self.last.is_file() or self.previous.is_file()
+
+    def refuse_without_checkpoint(self) -> None:
+        """Raise CheckpointError if there is nothing to go on from."""
+        if not self.has_checkpoint():
+            raise CheckpointError(f"{self.path} has no checkpoint {self.last.name} to go on from")
+
+    def close(self) -> None:
+        """Let others have it."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def newest_checkpoint(self, warn: Callable[[str], object]) -> tuple[Path, Checkpoint]:
+        """The last checkpoint; where it is damaged, the one before it, with a warning.
+
+        Raises CheckpointError if neither can be read.
+        """
+        self.refuse_without_checkpoint()
+        try:
+            return self.last, load_checkpoint(self.last)
+        except CheckpointError as error:
+            if not self.previous.is_file():
+                raise
+            checkpoint = load_checkpoint(self.previous)
+            warn(f"{error}: going on from {self.previous.name}, step {checkpoint.step:,}")
+            return self.previous, checkpoint
+
+    def trained_config(self) -> Config:
+        """The config that the newest checkpoint was trained with."""
+        return config_of(*self.newest_checkpoint(lambda _: None))
 
     def begin(self, config: Config, environment: dict[str, Any], step: int) -> None:
         """Write what is known before the run goes on after ``step``; forget what came later."""

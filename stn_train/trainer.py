@@ -5,6 +5,7 @@ Legend: B batch, C canvas side in pixels.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stn_train.atomic import write_json
 from stn_train.captured import Captured
-from stn_train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from stn_train.config import Config, refuse_other_config
-from stn_train.data import DistortedDigits, Plan, Splits, draw_plan, stream_seed, validation_set
+from stn_train.checkpoint import Checkpoint, check_weights, save_checkpoint
+from stn_train.config import Config, changed_settings, refuse_other_config
+from stn_train.data import (
+    DistortedDigits,
+    Plan,
+    Splits,
+    draw_plan,
+    stream_seed,
+    validation_set,
+    watched_set,
+)
 from stn_train.device import autocast, choose_precision, seed_generator
 from stn_train.distortions import distort
 from stn_train.environment import describe_environment
@@ -31,10 +41,16 @@ from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
     build_schedule,
+    check_optimizer_state,
     steps_per_pass,
     total_steps,
 )
 from stn_train.run_directory import RunDirectory
+from stn_train.signals import StoppedError, StopSignals
+from stn_train.spatial_transformer import SpatialTransformer
+
+MOST_OUTSIDE = 0.6
+"""Share of sampling points outside the image from which a spatial transformer looks collapsed."""
 
 
 class Observer:
@@ -48,6 +64,9 @@ class Observer:
 
     def logged(self, record: dict[str, Any]) -> None:
         """A line of metrics.jsonl was written."""
+
+    def warned(self, message: str) -> None:
+        """Something is not as it should be; the run goes on."""
 
     def stopped(self) -> None:
         """No more steps will be taken: all are done, or something went wrong."""
@@ -70,24 +89,27 @@ def train(
     run: RunDirectory,
     device: torch.device,
     observer: Observer | None = None,
+    changes_wanted: bool = False,
 ) -> TrainResult:
     """Train a model, test it once, and write the run directory.
 
     Goes on from the run directory's newest checkpoint, if there is one; on the same machine, the
-    result is then the same, bit for bit, as that of a run that was never stopped.
+    result is then the same, bit for bit, as that of a run that was never stopped. With
+    ``changes_wanted`` the checkpoint may be of another config, whose run goes on with this one.
 
-    Raises DivergenceError if the loss is no longer finite, ConfigError if the checkpoint is of
-    another config.
+    Raises DivergenceError if the loss or a gradient is no longer finite, ConfigError if the
+    checkpoint is of another config, StoppedError if a signal asked for an end.
     """
     observer = observer or Observer()
     environment = describe_environment(device)
     training = Training(config, splits.to(device), device)
-    if run.last.exists():
-        training.restore(run.last)
+    if run.has_checkpoint():
+        training.restore(*run.newest_checkpoint(observer.warned), changes_wanted)
     run.begin(config, environment, training.step)
     observer.started(config, training.model, training.steps)
     try:
-        training.run(run, observer)
+        with StopSignals() as signals:
+            training.run(run, observer, signals)
     finally:
         observer.stopped()
     train_seconds = training.seconds
@@ -162,7 +184,7 @@ class Training:
         """The model whose error counts: the average of the weights, where the run averages."""
         return self.model if self.average is None else self.average.model
 
-    def run(self, run: RunDirectory, observer: Observer) -> None:
+    def run(self, run: RunDirectory, observer: Observer, signals: StopSignals) -> None:
         """Take all steps that are left; log, validate and save on the way."""
         settings, meter = self.config.train, self.meter
         meter.begin()
@@ -181,6 +203,13 @@ class Training:
                 if self.step % settings.log_every == 0 or self.step == self.steps:
                     rate = float(self.learning_rate)
                     log("train", **self.checked(meter.read()), learning_rate=rate)
+                if signals.received and self.step < self.steps:
+                    self.save(run)
+                    raise StoppedError(
+                        f"stopped at step {self.step:,} of {self.steps:,}; "
+                        f"stn-train --resume {run.path} goes on",
+                        signals.received,
+                    )
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
             meter.pause()
@@ -192,8 +221,10 @@ class Training:
             error = self.validation_error_percent
             if error is not None and error < self.best_validation_error_percent:
                 self.best_validation_error_percent = error
-                self.save(run.best)
-            self.save(run.last)
+                save_checkpoint(run.best, self.checkpoint())
+            if self.evaluated.transformer is not None:
+                log("transformer", **self.watch(self.evaluated.transformer, observer))
+            self.save(run)
             meter.resume()
 
     def draw_pass(self, passed: int) -> Plan:
@@ -225,13 +256,16 @@ class Training:
         loss = F.cross_entropy(
             logits.float(), digits.labels[index], label_smoothing=settings.label_smoothing
         )
-        # Asking a GPU would wait for it; there the meter asks at the next logging point.
-        if self.device.type == "cpu" and not loss.isfinite():
-            raise DivergenceError(self.diverged(self.step + 1))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        weights = [*self.model.parameters()]
+        norm = get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        # Asking a GPU would wait for it; there the meter asks at the next logging point.
+        if self.device.type == "cpu" and not norm.isfinite():
+            what = "a gradient" if loss.isfinite() else "the loss"
+            raise DivergenceError(self.diverged(self.step + 1, what))
         if settings.max_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.max_gradient_norm)
+            clip_grads_with_norm_(weights, settings.max_gradient_norm, norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model)
@@ -243,16 +277,37 @@ class Training:
             raise DivergenceError(self.diverged(self.step))
         return measured
 
-    def diverged(self, step: int) -> str:
-        """The message for a loss that is no longer finite."""
+    def diverged(self, step: int, what: str = "the loss") -> str:
+        """The message for something that is no longer finite."""
+        passed, batch = divmod(step - 1, self.pass_steps)
         return (
-            f"the loss is not finite at step {step} of {self.steps} (learning rate "
-            f"{self.schedule.get_last_lr()[0]:.3g}): try a lower train.learning_rate, or set "
+            f"{what} is not finite at step {step} of {self.steps} (learning rate "
+            f"{self.schedule.get_last_lr()[0]:.3g}; batch {batch} of pass {passed}, seed "
+            f"{self.config.seed}): try a lower train.learning_rate, or set "
             "train.max_gradient_norm"
         )
 
-    def save(self, path: Path) -> None:
-        """Save a checkpoint: what evaluation needs, and the rest of the state beside it."""
+    def watch(self, transformer: SpatialTransformer, observer: Observer) -> dict[str, float]:
+        """What the spatial transformer does to a few digits; warns where it has collapsed."""
+        images, _ = watched_set(self.splits.training, self.config.distort).batch(slice(None))
+        with torch.no_grad():
+            warp = transformer.warp(images)
+        outside = float((warp.grid.abs() > 1).any(dim=-1).float().mean())
+        spread = float(warp.theta.std(dim=0).mean()) if len(images) > 1 else math.nan
+        if outside > MOST_OUTSIDE:
+            observer.warned(
+                f"step {self.step}: {100 * outside:.0f} % of the spatial transformer's points lie "
+                "outside the image: it may have collapsed; try a lower train.learning_rate or "
+                "train.localisation_learning_rate_scale"
+            )
+        return {"outside_share": outside, "theta_spread": spread}
+
+    def save(self, run: RunDirectory) -> None:
+        """Save where the run is; the checkpoint before stays beside the new one."""
+        save_checkpoint(run.last, self.checkpoint(), run.previous)
+
+    def checkpoint(self) -> Checkpoint:
+        """What evaluation needs, and the rest of the state beside it."""
         training = {
             "weights": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -264,24 +319,33 @@ class Training:
             "seconds": self.seconds,
             "resumed_at_steps": self.resumed_at_steps,
         }
-        weights = self.evaluated.state_dict()
-        save_checkpoint(path, Checkpoint(self.config.as_dict(), self.step, weights, training))
+        return Checkpoint(self.config.as_dict(), self.step, self.evaluated.state_dict(), training)
 
-    def restore(self, path: Path) -> None:
-        """Go on from a checkpoint: the inverse of `save`.
+    def restore(self, path: Path, checkpoint: Checkpoint, changes_wanted: bool = False) -> None:
+        """Go on from what `checkpoint` returned, read from a path.
 
+        changes_wanted: if it is of another config, go on with ours: its weights and the optimiser's
+            memory, our settings, and our schedule from this step on.
         Raises ConfigError if it is of another config, CheckpointError if it does not fit.
         """
-        checkpoint = load_checkpoint(path)
-        refuse_other_config(path.parent, checkpoint.config, self.config.as_dict())
-        state = checkpoint.training
+        ours, state = self.config.as_dict(), checkpoint.training
+        if not changes_wanted:
+            refuse_other_config(path.parent, checkpoint.config, ours)
         try:
+            check_weights(path, state["weights"], self.model)
             self.model.load_state_dict(state["weights"])
+            own_groups = [dict(group) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            check_optimizer_state(path, self.optimizer)
+            if changed_settings(checkpoint.config, ours):
+                for group, own in zip(self.optimizer.param_groups, own_groups, strict=True):
+                    group.update({key: own[key] for key in own if key != "params"})
+                self.skip_steps(checkpoint.step)
+            else:
+                self.schedule.load_state_dict(state["schedule"])
             for group in self.optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):  # a captured step reads it on the GPU
                     group["lr"] = group["lr"].to(self.device)
-            self.schedule.load_state_dict(state["schedule"])
             if self.average is not None:
                 self.average.model.load_state_dict(checkpoint.weights)
                 self.average.count.fill_(state["averaged"])
@@ -294,6 +358,13 @@ class Training:
             reason = " ".join(str(error).split())
             raise CheckpointError(f"{path} cannot be gone on with: {reason}") from None
         self.step = checkpoint.step
+
+    def skip_steps(self, steps: int) -> None:
+        """Bring a fresh schedule to where it is after so many steps."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+            for _ in range(min(steps, self.steps - 1)):
+                self.schedule.step()
 
 
 class Meter:

@@ -48,7 +48,11 @@ def flags(app) -> set[str]:
 @pytest.mark.parametrize(
     ("app", "expected"),
     [
-        (cli.run_train, "--config --set --seed --device --out --resume --data-dir --list-configs"),
+        (
+            cli.run_train,
+            "--config --set --seed --device --out --resume --accept-changes --data-dir "
+            "--list-configs",
+        ),
         (cli.run_eval, "run --json --draws --distortion --device --data-dir"),
         (cli.run_visualize, "run --out --picture --misclassified --digits --data-dir"),
     ],

@@ -118,7 +118,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path):
     assert "2 runs failed: r_fcn-seed1, r_fcn-seed2" in result.output
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", -15), ("SIGKILL", -9)])
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
 def test_killed_and_run_again_it_goes_on(tmp_path, sent, code):
     program = "from stn_train.cli_table import run_table; run_table()"
     chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "2"]
@@ -182,7 +182,7 @@ def test_a_run_killed_before_its_first_save_starts_anew(tmp_path, left):
     (tmp_path / job.name).mkdir()
     for name in left:
         (tmp_path / job.name / name).write_text("")
-    assert run_job(job, tmp_path, CPU, None) == ("", 0)
+    assert run_job(job, tmp_path, CPU, None).problem == ""
     assert (tmp_path / job.name / "result.json").exists()
 
 
@@ -190,9 +190,9 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
     (job, *_) = tiny_grid()
     (tmp_path / job.name).mkdir()
     (tmp_path / job.name / "thesis.txt").write_text("years of work")
-    problem, exit_code = run_job(job, tmp_path, CPU, None)
+    _, _, problem, exit_code, _ = run_job(job, tmp_path, CPU, None)
     assert exit_code == 6
-    assert "exists already" in problem
+    assert "holds something else than a run" in problem
     assert (tmp_path / job.name / "thesis.txt").read_text() == "years of work"
 
 
@@ -201,7 +201,7 @@ def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(jobs_module, "train", full)
-    problem, exit_code = run_job(tiny_grid()[0], tmp_path, CPU, None)
+    _, _, problem, exit_code, _ = run_job(tiny_grid()[0], tmp_path, CPU, None)
     assert (problem, exit_code) == ("[Errno 28] No space left on device", 1)
 
 

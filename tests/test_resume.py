@@ -1,9 +1,13 @@
 """A run that was stopped and gone on with is the run that was never stopped, bit for bit."""
 
 import json
+import math
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import CPU, Finished
 
 from stn_train.checkpoint import load_checkpoint
@@ -111,7 +115,7 @@ def test_another_config_is_refused_with_what_differs(tiny, splits, finished, tmp
     other = tiny(seed=2, train={"learning_rate": 0.5})
     training = Training(other, splits, CPU)
     with pytest.raises(ConfigError) as caught:
-        training.restore(finished.run.last)
+        training.restore(finished.run.last, load_checkpoint(finished.run.last))
     assert caught.value.problems[1:] == [
         "seed is 1 there, 2 was asked for",
         "train.learning_rate is 0.01 there, 0.5 was asked for",
@@ -123,31 +127,117 @@ def test_checkpoint_without_a_part_is_told(tiny, splits, finished, tmp_path, key
     content = torch.load(finished.run.last, weights_only=True)
     del content["training"][key]
     torch.save(content, tmp_path / "last.pt")
+    path = tmp_path / "last.pt"
     with pytest.raises(CheckpointError, match=f"last.pt cannot be gone on with: '{key}'"):
-        Training(tiny(), splits, CPU).restore(tmp_path / "last.pt")
+        Training(tiny(), splits, CPU).restore(path, load_checkpoint(path))
 
 
 # By the command.
 
 
-def test_command_goes_on_with_a_run(command, tiny, splits, nowhere, monkeypatch):
-    run = RunDirectory.claim(nowhere / "run")
-    with pytest.raises(KeyboardInterrupt):
+@pytest.fixture
+def left(tiny, splits, nowhere) -> RunDirectory:
+    """A run that was stopped after step 15, in the folder `run`."""
+    with RunDirectory.claim(nowhere / "run") as run, pytest.raises(KeyboardInterrupt):
         train(tiny(), splits, run, CPU, Stops(15))
+    return run
+
+
+def test_command_goes_on_with_a_run(command, left):
     result = command("stn-train", "--resume", "run")
     assert result.exit_code == 0
     assert "test error" in result.output
-    assert json.loads(run.result.read_text())["resumed_at_steps"] == [10]
+    assert json.loads(left.result.read_text())["resumed_at_steps"] == [10]
     again = command("stn-train", "--resume", "run")
     assert again.exit_code == 0
     assert "run is complete" in again.output
 
 
-@pytest.mark.parametrize("flag", [("--config", "r_affine"), ("--seed", "3"), ("--out", "x")])
-def test_resume_takes_no_other_config(command, nowhere, flag):
-    result = command("stn-train", "--resume", "run", *flag)
+def test_auto_starts_goes_on_and_ends(command, left, tiny):
+    Path("mine.yaml").write_text(yaml.safe_dump(tiny().as_dict()))
+    arguments = ["stn-train", "--config", "mine.yaml", "--resume", "auto"]
+    fresh = command(*arguments)  # under its own name there is nothing yet
+    assert fresh.exit_code == 0
+    assert "run         runs/mine-seed1" in fresh.output
+    assert "mine-seed1 is complete" in command(*arguments).output
+    assert not Path("runs/mine-seed1-2").exists()
+    resumed = command(*arguments, "--out", "run")
+    assert resumed.exit_code == 0
+    assert json.loads(left.result.read_text())["resumed_at_steps"] == [10]
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_other_settings_are_refused_unless_they_are_accepted(command, left, tiny, by_config):
+    Path("mine.yaml").write_text(yaml.safe_dump(tiny().as_dict()))
+    others = ["--config", "mine.yaml"] * by_config
+    arguments = ["stn-train", "--resume", "run", *others, "--set", "train.epochs=4"]
+    refused = command(*arguments)
+    assert refused.exit_code == 2
+    assert "train.epochs is 2 there, 4 was asked for" in refused.output
+    assert not left.result.exists()
+    accepted = command(*arguments, "--accept-changes")
+    assert accepted.exit_code == 0, accepted.output
+    result = json.loads(left.result.read_text())
+    assert (result["steps"], result["config"]["train"]["epochs"]) == (40, 4)
+
+
+def test_accepted_changes_go_on_from_the_weights_by_the_new_schedule(tiny, splits, left):
+    config = tiny(train={"epochs": 4, "learning_rate": 0.02, "schedule": "cosine"})
+    training = Training(config, splits, CPU)
+    training.restore(left.last, load_checkpoint(left.last), changes_wanted=True)
+    reference = Training(config, splits, CPU)
+    reference.skip_steps(10)
+    assert training.step == 10
+    rates = [each.schedule.get_last_lr() for each in (training, reference)]
+    assert rates[0] == rates[1]
+    assert rates[0][0] == pytest.approx(0.02 * (1 + math.cos(math.pi / 4)) / 2)
+    saved = load_checkpoint(left.last).training["weights"]
+    assert all(value.equal(saved[key]) for key, value in training.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--resume", "run", "--out", "x"], "--out does not go with --resume RUN"),
+        (["--resume", "auto"], "name a config with --config"),
+        (["--resume", "run", "--accept-changes"], "--accept-changes goes with --resume and"),
+        (["--config", "r_affine", "--accept-changes"], "--accept-changes goes with --resume and"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_told(command, left, arguments, told):
+    result = command("stn-train", *arguments)
     assert result.exit_code == 2
-    assert f"{flag[0]} does not go with --resume" in result.output
+    assert told in result.output
+
+
+@pytest.mark.parametrize("damaged", ["cut", "missing"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(command, left, trained, tiny, damaged):
+    with RunDirectory.reopen(left.path) as run:
+        shutil.copy(run.last, run.previous)
+    if damaged == "cut":
+        left.last.write_bytes(left.last.read_bytes()[:1000])
+    else:
+        left.last.unlink()
+    told = command("stn-eval", "run")
+    assert told.exit_code == 4  # measuring the weights before would be another measurement
+    result = command("stn-train", "--resume", "run")
+    assert result.exit_code == 0
+    assert "warning: run/last.pt" in result.stderr
+    assert "going on from previous.pt, step 10" in result.stderr
+    assert_same_weights(trained(tiny(), "whole").run.last, left.last)
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = load_checkpoint(one).weights, load_checkpoint(other).weights
+    assert all(value.equal(second[key]) for key, value in first.items())
+
+
+def test_both_checkpoints_damaged_is_told(command, left):
+    left.previous.write_bytes(b"no")
+    left.last.write_bytes(b"no")
+    result = command("stn-train", "--resume", "run")
+    assert result.exit_code == 4
+    assert "error: run/previous.pt" in result.stderr
 
 
 def test_nothing_to_go_on_with_is_told(command, nowhere):
