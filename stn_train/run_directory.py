@@ -96,7 +96,7 @@ class RunDirectory:
         run.lock = FolderLock(path)
         remove_temporaries(path)
         if not run.has_checkpoint():
-            for left in (run.config, run.environment, run.metrics):
+            for left in (run.config, run.environment, run.metrics, run.best):
                 left.unlink(missing_ok=True)
             if not run.is_empty():
                 run.close()
