@@ -20,9 +20,14 @@ from stn_train.table import (
 RESULTS = Path(__file__).parent.parent / "stn_train" / "results"
 
 
+def results_file(name: str) -> Path:
+    """Where the results gathered under a name are kept, one a line."""
+    return RESULTS / f"{name}.jsonl"
+
+
 def published(name: str) -> list[dict[str, Any]]:
     """The results gathered under a name."""
-    path = RESULTS / f"{name}.jsonl"
+    path = results_file(name)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

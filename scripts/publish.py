@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from document_tables import RESULTS, TABLES, published
+from document_tables import TABLES, published, results_file
 
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
@@ -50,9 +50,9 @@ def collect(name: str, runs: list[Path]) -> None:
         known[identity(result)] = result
     order = list(TABLE_1)
     ordered = sorted(known, key=lambda key: (order.index(cell_of(known[key])), key))
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(known[key]) + "\n" for key in ordered)
-    (RESULTS / f"{name}.jsonl").write_text(text)
+    path = results_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
 
 
 def of_its_kind(name: str, result: dict[str, Any]) -> bool:

@@ -1,7 +1,8 @@
 """Fixtures shared by the tests of whole runs: tiny digits, a tiny model, one finished run."""
 
 import functools
-import importlib.util
+import importlib
+import sys
 import urllib.error
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,11 +96,10 @@ def finished(tmp_path_factory, splits) -> Finished:
 
 
 def load_script(name: str) -> Any:
-    """A module of scripts/."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of scripts/, which find each other as they do when one of them is run."""
+    if str(ROOT / "scripts") not in sys.path:
+        sys.path.append(str(ROOT / "scripts"))
+    return importlib.import_module(name)
 
 
 COMMANDS = {

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_runs_of_another_recipe_or_uncommitted_code_are_not_published(
     finished, monkeypatch, tmp_path
 ):
     publish = load_script("publish")
-    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys.modules["document_tables"], "RESULTS", tmp_path / "results")
     with pytest.raises(SystemExit, match="not a run of the shipped config"):
         publish.collect("default", [finished.run.path])
     result = json.loads(finished.run.result.read_text())
@@ -70,7 +71,7 @@ def test_runs_of_another_recipe_or_uncommitted_code_are_not_published(
 
 def test_a_run_is_gathered_once(finished, monkeypatch, tmp_path):
     publish = load_script("publish")
-    monkeypatch.setattr(publish, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(sys.modules["document_tables"], "RESULTS", tmp_path / "results")
     result = json.loads(finished.run.result.read_text())
     result["environment"]["commit"] = "0" * 40
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
