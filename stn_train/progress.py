@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from stn_train.config import Config
 from stn_train.models import DigitClassifier, parameter_count
-from stn_train.trainer import Observer
+from stn_train.observer import Observer
 
 SECONDS_BETWEEN_LINES = 10
 

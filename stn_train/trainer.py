@@ -36,7 +36,9 @@ from stn_train.distortions import distort
 from stn_train.environment import describe_environment
 from stn_train.errors import CheckpointError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
+from stn_train.meter import Meter
 from stn_train.models import DigitClassifier, build_model, parameter_count
+from stn_train.observer import Observer
 from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
@@ -51,25 +53,6 @@ from stn_train.spatial_transformer import SpatialTransformer
 
 MOST_OUTSIDE = 0.6
 """Share of sampling points outside the image from which a spatial transformer looks collapsed."""
-
-
-class Observer:
-    """Told how a run goes; this one keeps it to itself."""
-
-    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
-        """The run is about to take its first of ``steps`` steps."""
-
-    def stepped(self, step: int) -> None:
-        """``step`` steps are done."""
-
-    def logged(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl was written."""
-
-    def warned(self, message: str) -> None:
-        """Something is not as it should be; the run goes on."""
-
-    def stopped(self) -> None:
-        """No more steps will be taken: all are done, or something went wrong."""
 
 
 @dataclass(frozen=True)
@@ -365,36 +348,3 @@ class Training:
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             for _ in range(min(steps, self.steps - 1)):
                 self.schedule.step()
-
-
-class Meter:
-    """Mean loss and speed between logging points, without waiting for the device in between."""
-
-    def __init__(self) -> None:
-        self.losses: list[Tensor] = []
-
-    def begin(self) -> None:
-        """Start the clock."""
-        self.images = 0
-        self.started = time.perf_counter()
-
-    def add(self, loss: Tensor, images: int) -> None:
-        """Count a step."""
-        self.losses.append(loss)
-        self.images += images
-
-    def read(self) -> dict[str, float]:
-        """What was measured since the last reading; starts anew."""
-        loss = float(torch.stack(self.losses).mean())
-        speed = self.images / (time.perf_counter() - self.started)
-        self.losses = []
-        self.begin()
-        return {"loss": loss, "images_per_second": speed}
-
-    def pause(self) -> None:
-        """Stop the clock: validation is not training."""
-        self.paused = time.perf_counter()
-
-    def resume(self) -> None:
-        """Start the clock again."""
-        self.started += time.perf_counter() - self.paused

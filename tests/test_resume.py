@@ -12,8 +12,9 @@ from conftest import CPU, Finished
 
 from stn_train.checkpoint import load_checkpoint
 from stn_train.errors import CheckpointError, ConfigError
+from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory
-from stn_train.trainer import Observer, Training, train
+from stn_train.trainer import Training, train
 
 TUTORIAL = {"backbone": "tutorial", "train": {"epochs": 3, "log_every": 3}}
 CHOICES = {

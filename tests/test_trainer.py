@@ -13,9 +13,10 @@ from stn_train.data import Splits, load_splits
 from stn_train.errors import DivergenceError
 from stn_train.evaluator import evaluate
 from stn_train.models import build_model, parameter_count
+from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory, load_run
 from stn_train.signals import StopSignals
-from stn_train.trainer import Observer, Training, train
+from stn_train.trainer import Training, train
 
 CPU = torch.device("cpu")
 PLAIN = {
