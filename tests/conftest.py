@@ -13,6 +13,7 @@ import torchvision.datasets.utils
 from typer.testing import CliRunner
 
 from stn_train import cli, data, mnist
+from stn_train.cli_table import run_table
 from stn_train.config import Config
 from stn_train.config_file import Source, check
 from stn_train.data import Splits, load_splits
@@ -106,6 +107,7 @@ COMMANDS = {
     "stn-train": cli.run_train,
     "stn-eval": cli.run_eval,
     "stn-visualize": cli.run_visualize,
+    "stn-table": run_table,
 }
 
 

@@ -1,0 +1,200 @@
+"""Whatever stands in a config or on a command line: a config or an error in words, no traceback."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stn_train.config import Config
+from stn_train.config_file import Source, check, load_config, shipped_configs
+from stn_train.errors import ConfigError, DataError
+
+NUMBERS = st.one_of(st.integers(), st.integers(-3, 300), st.floats(), st.floats(0, 1))
+WORDS = st.sampled_from(
+    [
+        "R",
+        "RTS",
+        "P",
+        "E",
+        "none",
+        "FCN",
+        "CNN",
+        "tutorial",
+        "Aff",
+        "Proj",
+        "TPS",
+        "paper",
+        "sgd",
+        "muon",
+        "adamw",
+        "cosine",
+        "step",
+        "one_cycle",
+        "constant",
+        "embedded",
+        "mnist",
+        "auto",
+    ]
+)
+PLAIN = st.one_of(st.none(), st.booleans(), NUMBERS, WORDS, st.text(max_size=8))
+VALUES = st.recursive(
+    PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+DEFAULTS = Config().as_dict()
+KEYS = [(key,) for key in DEFAULTS] + [
+    (section, key)
+    for section, content in DEFAULTS.items()
+    if isinstance(content, dict)
+    for key in content
+]
+
+relaxed = settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
+    derandomize=True,
+)
+
+
+def outcome(make: Callable[[], Config]) -> tuple[Config | None, list[str]]:
+    """A config, or the problems with it; any other exception is a finding."""
+    config, problems = None, []
+    try:
+        config = make()
+    except ConfigError as error:
+        problems = error.problems
+    assert (config is None) is bool(problems)
+    return config, problems
+
+
+def with_changes(changes: dict[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Some keys of an empty config."""
+    data: dict[str, Any] = {}
+    for key, value in changes.items():
+        if len(key) == 1:
+            data[key[0]] = value
+        elif isinstance(data.setdefault(key[0], {}), dict):
+            data[key[0]][key[1]] = value
+    return data
+
+
+@relaxed
+@given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
+def test_any_values_make_a_config_or_an_error(changes):
+    config, problems = outcome(lambda: check(with_changes(changes), Source("any")))
+    assert all("\n" not in problem for problem in problems)
+    if config is not None:
+        assert check(yaml.safe_load(yaml.safe_dump(config.as_dict())), Source("again")) == config
+
+
+@st.composite
+def good_changes(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
+    """Settings that are all allowed."""
+    choices: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
+        ("distortion",): st.sampled_from(["R", "RTS", "P", "E", "none"]),
+        ("backbone",): st.sampled_from(["FCN", "CNN"]),
+        ("transform",): st.sampled_from(["Aff", "Proj", "TPS", "none"]),
+        ("recipe",): st.sampled_from(["default", "paper"]),
+        ("seed",): st.integers(0, 2**63 - 1),
+        ("data", "validation"): st.integers(0, 60_000),
+        ("data", "test_digits"): st.none() | st.integers(1, 10_000),
+        ("model", "hidden"): st.integers(1, 4096),
+        ("model", "filters"): st.lists(st.integers(1, 4096), min_size=2, max_size=2),
+        ("model", "st_iterations"): st.integers(1, 8),
+        ("train", "epochs"): st.integers(1, 10**6),
+        ("train", "learning_rate"): st.floats(1e-30, 1e30),
+        ("train", "weight_decay"): st.floats(0, 1e30),
+        ("train", "label_smoothing"): st.floats(0, 1, exclude_max=True),
+        ("train", "optimizer"): st.sampled_from(["sgd", "adamw", "muon"]),
+        ("train", "step_at"): st.lists(st.floats(0, 0.99), max_size=4),
+        ("evaluate", "draws"): st.integers(1, 100),
+    }
+    keys = draw(st.sets(st.sampled_from(sorted(choices))))
+    return {key: draw(choices[key]) for key in sorted(keys)}
+
+
+@relaxed
+@given(good_changes())
+def test_valid_configs_are_the_same_after_a_way_through_yaml(changes):
+    config = check(with_changes(changes), Source("good"))
+    assert check(yaml.safe_load(yaml.safe_dump(config.as_dict())), Source("again")) == config
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz") / "any.yaml"
+
+
+@relaxed
+@given(content=st.binary(max_size=300))
+def test_any_bytes_make_a_config_or_an_error(content, path):
+    path.write_bytes(content)
+    outcome(lambda: load_config(str(path)))
+
+
+@relaxed
+@given(
+    shipped=st.sampled_from(shipped_configs()),
+    position=st.integers(0, 400),
+    length=st.integers(0, 12),
+    content=st.binary(max_size=12)
+    | st.sampled_from([b"&a ", b"*a", b"<<: ", b"!!x ", b"? ", b"{"]),
+)
+def test_mutated_configs_make_a_config_or_an_error(shipped, position, length, content, path):
+    good = shipped.read_bytes()
+    path.write_bytes(good[:position] + content + good[position + length :])
+    outcome(lambda: load_config(str(path)))
+
+
+ARGUMENTS = st.one_of(
+    st.sampled_from(
+        [
+            "--config",
+            "--set",
+            "--seed",
+            "--out",
+            "--resume",
+            "auto",
+            "--device",
+            "cpu",
+            "--json",
+            "--accept-changes",
+            "--draws",
+            "--picture",
+            "--cells",
+            "*:FCN:*",
+            "--jobs",
+            "show",
+            "compare",
+            "r_affine",
+            "train.epochs=1",
+            "seed=-1",
+            "=",
+            "-",
+            "--",
+        ]
+    ),
+    st.sampled_from(["", "\0", "x" * 5000]),
+    st.text(max_size=12),
+    st.builds("{}={}".format, st.sampled_from([".".join(key) for key in KEYS]), PLAIN),
+)
+
+
+@settings(relaxed, max_examples=1500)
+@given(
+    name=st.sampled_from(["stn-train", "stn-eval", "stn-visualize", "stn-table"]),
+    arguments=st.lists(ARGUMENTS, max_size=6),
+)
+def test_any_command_line_ends_with_a_documented_code(
+    name, arguments, command, nowhere, monkeypatch
+):
+    def no_data(*_: Any) -> None:
+        raise DataError("no digits here")  # what is allowed gets no further
+
+    monkeypatch.setattr("stn_train.data.load_splits", no_data)
+    monkeypatch.setattr("stn_train.jobs.run_jobs", no_data)
+    assert command(name, *arguments).exit_code in (0, 1, 2, 3, 4, 6)
