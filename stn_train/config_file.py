@@ -68,7 +68,7 @@ def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) ->
         config = Config.model_validate(data)
     except ValidationError as error:
         found = [
-            describe(details, source, data)
+            " ".join(describe(details, source, data).splitlines())  # a key may have line breaks
             for details in error.errors(include_url=False)
             if details["type"] != "invalid_key" or not problems  # told while parsing, with its line
         ]
