@@ -44,6 +44,8 @@ def collect(name: str, runs: list[Path]) -> None:
         result = json.loads(path.read_text())
         if not of_its_kind(name, result):
             sys.exit(f"{path}: not a run of the shipped config")
+        if result.get("changes"):
+            sys.exit(f"{path}: settings were changed on the way")
         if str(result["environment"]["commit"]).endswith("-dirty"):
             sys.exit(f"{path}: the code was not committed")
         del result["environment"]["command"]  # the config says it, without anybody's folders

@@ -116,6 +116,7 @@ def train(
         "parameters": parameter_count(model),
         "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
         "resumed_at_steps": training.resumed_at_steps,
+        "changes": training.changes,
         "train_seconds": train_seconds,
         "total_seconds": train_seconds + time.perf_counter() - tested,
         "config": config.as_dict(),
@@ -155,6 +156,7 @@ class Training:
         self.best_validation_error_percent = math.inf
         self.meter = Meter()
         self.resumed_at_steps: list[int] = []
+        self.changes: list[str] = []
         self.started, self.earlier_seconds = time.perf_counter(), 0.0
 
     @property
@@ -301,6 +303,7 @@ class Training:
             "best_validation_error_percent": self.best_validation_error_percent,
             "seconds": self.seconds,
             "resumed_at_steps": self.resumed_at_steps,
+            "changes": self.changes,
         }
         return Checkpoint(self.config.as_dict(), self.step, self.evaluated.state_dict(), training)
 
@@ -320,7 +323,10 @@ class Training:
             own_groups = [dict(group) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
             check_optimizer_state(path, self.optimizer)
-            if changed_settings(checkpoint.config, ours):
+            self.changes = [*state["changes"]]
+            changed = changed_settings(checkpoint.config, ours)
+            if changed:
+                self.changes += [f"before step {checkpoint.step}: {line}" for line in changed]
                 for group, own in zip(self.optimizer.param_groups, own_groups, strict=True):
                     group.update({key: own[key] for key in own if key != "params"})
                 self.skip_steps(checkpoint.step)

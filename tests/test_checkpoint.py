@@ -25,7 +25,7 @@ def test_what_was_saved_is_loaded(checkpoint, finished, tmp_path):
     for name, tensor in loaded.weights.items():
         assert torch.equal(tensor, checkpoint.weights[name])
     state = {"weights", "optimizer", "schedule", "averaged", "losses", "seconds"}
-    state |= {"validation_error_percent", "best_validation_error_percent", "resumed_at_steps"}
+    state |= {"validation_error_percent", "best_validation_error_percent", "resumed_at_steps", "changes"}
     assert loaded.training.keys() == state
 
 

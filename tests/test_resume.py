@@ -180,6 +180,7 @@ def test_other_settings_are_refused_unless_they_are_accepted(command, left, tiny
     assert accepted.exit_code == 0, accepted.output
     result = json.loads(left.result.read_text())
     assert (result["steps"], result["config"]["train"]["epochs"]) == (40, 4)
+    assert result["changes"] == ["before step 10: train.epochs is 2 there, 4 was asked for"]
 
 
 def test_accepted_changes_go_on_from_the_weights_by_the_new_schedule(tiny, splits, left):
