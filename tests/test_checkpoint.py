@@ -1,5 +1,6 @@
 import os
 import pickle
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -25,7 +26,8 @@ def test_what_was_saved_is_loaded(checkpoint, finished, tmp_path):
     for name, tensor in loaded.weights.items():
         assert torch.equal(tensor, checkpoint.weights[name])
     state = {"weights", "optimizer", "schedule", "averaged", "losses", "seconds"}
-    state |= {"validation_error_percent", "best_validation_error_percent", "resumed_at_steps", "changes"}
+    state |= {"validation_error_percent", "best_validation_error_percent"}
+    state |= {"resumed_at_steps", "changes"}
     assert loaded.training.keys() == state
 
 
@@ -126,6 +128,26 @@ def changed_config(**changes: object):
     return change
 
 
+def rezipped(compression: int, *more: tuple[str, bytes]):
+    """The same members, compressed in another way, and some more."""
+
+    def change(good: Path, path: Path) -> None:
+        with zipfile.ZipFile(good) as old, zipfile.ZipFile(path, "w", compression) as new:
+            for member in old.namelist():
+                new.writestr(member, old.read(member))
+            for name, content in more:
+                new.writestr(name, content)
+
+    return change
+
+
+def same_name_twice(good: Path, path: Path) -> None:
+    shutil.copy(good, path)
+    with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr(archive.namelist()[0], b"another")
+
+
 WEIGHT = "classifier.1.weight"  # (32, 784)
 
 DAMAGES = {
@@ -164,6 +186,16 @@ DAMAGES = {
     "config has an unknown section": changed_config(surprise={"a": 1}),
     "config is another model's": changed_config(backbone="CNN"),
     "config is another size's": changed_config(distortion="RTS", distort={}),
+    "compressed": rezipped(zipfile.ZIP_DEFLATED),
+    "bomb": rezipped(zipfile.ZIP_DEFLATED, ("archive/bomb", bytes(100_000_000))),
+    "same name twice": same_name_twice,
+    "larger than any": lambda good, path: os.truncate(shutil.copy(good, path), 1 << 29),
+    "weight has one number for all": changed_weight(WEIGHT, torch.zeros(1).expand(32, 784)),
+    "weight is transposed": changed_weight(WEIGHT, torch.zeros(784, 32).T),
+    "weight is sparse": changed_weight(WEIGHT, torch.zeros(32, 784).to_sparse()),
+    "weight is complex": changed_weight(WEIGHT, torch.zeros(32, 784, dtype=torch.complex64)),
+    "weight is whole numbers": changed_weight(WEIGHT, torch.zeros(32, 784, dtype=torch.int64)),
+    "a set in the state": changed(training={"weights": {1, 2}}),
     "weight is not finite": changed_weight(WEIGHT, torch.full((32, 784), torch.nan)),
     "weight has another shape": changed_weight(WEIGHT, torch.zeros(32, 785)),
     "weight is text": changed_weight(WEIGHT, "heavy"),
@@ -200,6 +232,12 @@ def test_damage_is_told_in_one_line(damage, finished, tmp_path, command):
             "weight has another shape",
             "the weights do not fit the model: .*32, 785.* instead of .*32, 784",
         ),
+        ("bomb", "it is compressed"),
+        ("same name twice", "two members have the same name"),
+        ("larger than any", "is larger than 268,435,456 bytes"),
+        ("weight has one number for all", "weights.classifier.1.weight is not a dense tensor"),
+        ("weight is sparse", "weights.classifier.1.weight is not a dense tensor"),
+        ("a set in the state", "training.weights is a set"),
         ("weight is unknown", "there is no classifier.9.weight in it"),
     ],
 )
@@ -271,3 +309,28 @@ def test_warnings_of_strange_files_are_not_shown(tmp_path):
         with pytest.raises(CheckpointError):
             load_checkpoint(tmp_path / "old.pt")
     assert shown == []
+
+
+def test_every_length_is_noticed(finished, tmp_path):
+    good, path = finished.run.last.read_bytes(), tmp_path / "cut.pt"
+    chosen = torch.randint(len(good), (80,), generator=torch.Generator().manual_seed(1))
+    for length in [*range(30), *chosen.tolist(), len(good) - 1]:
+        path.write_bytes(good[:length])
+        with pytest.raises(CheckpointError):
+            load_run(path)
+
+
+def test_a_flipped_bit_is_noticed_in_every_member(finished, tmp_path):
+    good, path = finished.run.last.read_bytes(), tmp_path / "flipped.pt"
+    with zipfile.ZipFile(finished.run.last) as archive:
+        members = [member for member in archive.infolist() if member.file_size]
+    assert len(members) > 20
+    for member in members:
+        names = len(member.filename.encode())
+        extra = int.from_bytes(
+            good[member.header_offset + 28 : member.header_offset + 30], "little"
+        )
+        position = member.header_offset + 30 + names + extra + member.file_size // 2
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        with pytest.raises(CheckpointError, match="wrong checksum"):
+            load_run(path)
