@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kills
 import pytest
+import torch
 from conftest import CPU
 
 from stn_train.checkpoint import load_checkpoint
@@ -32,8 +33,8 @@ class Slow(Observer):
         time.sleep(0.02)
 
 @command("")
-def main(folder: str) -> None:
-    torch.set_num_threads(1)
+def main(folder: str, threads: int) -> None:
+    torch.set_num_threads(threads)  # other sums, other bits
     with RunDirectory.claim_or_reopen(Path(folder)) as run:
         train(kills.CONFIG, kills.random_splits(), run, kills.CPU, Slow())
 
@@ -44,7 +45,7 @@ main()
 def start(folder: Path) -> subprocess.Popen[str]:
     """A process that trains, a line for each step."""
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder)],
+        [sys.executable, "-c", PROGRAM, str(folder), str(torch.get_num_threads())],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
