@@ -9,6 +9,7 @@ PyTorch's tutorials, fed by that DataLoader. Contenders take turns, a figure is 
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -280,7 +281,7 @@ def model_rows(
             plain_step(images.to(device), targets.to(device))
 
     works: dict[str, Callable[[], object]] = {
-        precision: lambda training=training: training.take_step(batch)  # type: ignore[misc]
+        precision: functools.partial(training.take_step, batch)
         for precision, training in trainings.items()
     }
     works["plain"] = lambda: plain_step(plain_rotation(pixels), labels)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from stn_train.atomic import write_atomically
 from stn_train.config import Config
@@ -20,7 +21,7 @@ FORMAT = 1
 """Version of the layout; a reader refuses one that it does not know."""
 
 MAX_BYTES = 1 << 28
-"""Our models have 400,000 weights at most, and their optimisers keep two numbers for each."""
+"""Forty times what 400,000 weights and their optimiser take; a larger file is not read."""
 
 
 @dataclass(frozen=True)
@@ -140,22 +141,35 @@ def restore_model(path: Path, checkpoint: Checkpoint, config: Config) -> DigitCl
 def check_weights(path: Path, weights: dict[str, Any], model: DigitClassifier) -> None:
     """Raise CheckpointError unless these are finite weights of this model's names and shapes."""
     own = model.state_dict()
-    problem = ""
-    for name in [*own, *(name for name in weights if name not in own)]:
-        given, wanted = weights.get(name), own.get(name)
-        if given is None:
+    for name in own | weights:
+        if name not in weights:
             problem = f"{name} is missing"
-        elif wanted is None:
+        elif name not in own:
             problem = f"there is no {name} in it"
-        elif not isinstance(given, Tensor):
-            problem = f"{name} is not a tensor"
-        elif given.shape != wanted.shape or given.dtype != wanted.dtype:
-            found, own_kind = (f"{[*each.shape]} {each.dtype}" for each in (given, wanted))
-            problem = f"{name} is {found} instead of {own_kind}"
-        if problem:
-            raise CheckpointError(f"{path}: the weights do not fit the model: {problem}")
-        if given is not None and not given.isfinite().all():
+        elif kind_of(weights[name]) != kind_of(own[name]):
+            problem = f"{name} is {kind_of(weights[name])} instead of {kind_of(own[name])}"
+        elif not weights[name].isfinite().all():
             raise CheckpointError(f"{path}: a weight of {name} is not a finite number")
+        else:
+            continue
+        raise CheckpointError(f"{path}: the weights do not fit the model: {problem}")
+
+
+def kind_of(value: Any) -> str:
+    """The shape and type of a tensor, in words; of anything else, its class."""
+    if isinstance(value, Tensor):
+        return f"{[*value.shape]} {value.dtype}"
+    return f"a {type(value).__name__}"
+
+
+def check_optimizer_state(path: Path, optimizer: Optimizer) -> None:
+    """Raise CheckpointError unless what was loaded from a path suits the weights it belongs to."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or (value.ndim and value.shape != weight.shape):
+                raise CheckpointError(f"{path}: the optimiser's {name} does not fit the weights")
+            if not value.isfinite().all():
+                raise CheckpointError(f"{path}: the optimiser's {name} is not finite")
 
 
 def first_line(error: Exception) -> str:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 
+RUNS = Path("runs")
+"""Where runs lie that were given no other folder."""
+
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
     "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
@@ -138,22 +141,23 @@ def run_train(
     ] = False,
 ) -> None:
     """Train a spatial transformer network (or a baseline) on distorted digits and test it."""
-    from stn_train.config_file import load_config, shipped_configs
+    from stn_train.config_file import changed_config, load_config, shipped_configs
 
     if list_configs:
         for path in shipped_configs():
             title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
             typer.echo(f"{path.name:26} {title}")
         return
-    given = config is not None or overrides or seed is not None
-    if config is None and (resume is None or resume == "auto"):
-        raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
-    if accept_changes and not (resume and given):
-        raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
-    if resume not in (None, "auto") and out is not None:
-        raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
     overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-    settings = None if config is None else load_config(config, overrides)
+    stopped = None if resume is None or resume == "auto" else Path(resume)
+    if accept_changes and not (resume and (config or overrides)):
+        raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
+    if stopped is not None and out is not None:
+        raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
+    if config is not None:
+        settings = load_config(config, overrides)
+    elif stopped is None:
+        raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
 
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
@@ -161,18 +165,17 @@ def run_train(
     from stn_train.run_directory import Run, RunDirectory
     from stn_train.trainer import train
 
-    if settings is None:
-        stopped = RunDirectory(Path(str(resume)))
-        if tell_if_complete(stopped):
+    if stopped is not None:
+        old = RunDirectory(stopped)
+        if tell_if_complete(old):
             return
-        stopped.refuse_without_checkpoint()
-        own = str(stopped.config)
-        settings = load_config(own, overrides) if given else stopped.trained_config()
+        if config is None:
+            settings = changed_config(old.trained_config(), overrides)
     keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
     tell(f"digits: {splits.origin}")
-    with open_run(config, settings, out, resume) as run:
+    with open_run(resume, out, f"{config_name(config)}-seed{settings.seed}") as run:
         if tell_if_complete(run):
             return
         result = train(settings, splits, run, where, progress(), accept_changes)
@@ -184,22 +187,23 @@ def run_train(
             typer.echo(f"picture     {path}")
 
 
-def open_run(
-    config: str | None, settings: "Config", out: Path | None, resume: str | None
-) -> "RunDirectory":
-    """The folder to train in: a new one, that of a stopped run, or whichever there is."""
+def open_run(resume: str | None, out: Path | None, name: str) -> "RunDirectory":
+    """The folder to train in: a new one, whichever there is, or that of a stopped run."""
     from stn_train.run_directory import RunDirectory
 
-    if resume is not None and resume != "auto":
-        return RunDirectory.reopen(Path(resume))
-    if out is None:
-        path = Path(str(config))  # a run directory's config is named after the directory
-        stem = path.absolute().parent.name if path.stem == "config" else path.stem
-        name = f"{stem}-seed{settings.seed}"
-        if resume is None:
-            return RunDirectory.claim_next(Path("runs"), name)
-        out = Path("runs") / name
-    return RunDirectory.claim(out) if resume is None else RunDirectory.claim_or_reopen(out)
+    match resume:
+        case None:
+            return RunDirectory.claim(out) if out else RunDirectory.claim_next(RUNS, name)
+        case "auto":
+            return RunDirectory.claim_or_reopen(out or RUNS / name)
+        case _:
+            return RunDirectory.reopen(Path(resume))
+
+
+def config_name(config: str | None) -> str:
+    """What a run is named after: its config; the one in a run directory is named after that."""
+    path = Path(config or "")
+    return path.absolute().parent.name if path.stem == "config" else path.stem
 
 
 def tell_if_complete(run: "RunDirectory") -> bool:

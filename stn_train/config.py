@@ -162,7 +162,7 @@ class Config(Settings):
     recipe: Literal["default", "paper"] = "default"
     """Which set of training settings the rest of the config starts from."""
     data: DataSettings = DataSettings()
-    distort: SerializeAsAny[Distortion] = Field(default_factory=dict)  # type: ignore[assignment]
+    distort: SerializeAsAny[Distortion] = Undistorted()
     """The chosen distortion's own parameters: see its class in stn_train/distortions.py."""
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
@@ -186,8 +186,10 @@ class Config(Settings):
     @classmethod
     def _distortion_of_that_name(cls, value: Any, info: ValidationInfo) -> Any:
         distortion = DISTORTIONS.get(info.data.get("distortion", ""))
-        # A wrong name has been reported; its parameters cannot be judged.
-        return Undistorted() if distortion is None else distortion.model_validate(value)
+        if distortion is None or value == Undistorted():
+            # A wrong name has been reported, its parameters cannot be judged; or none were given.
+            return (distortion or Undistorted)()
+        return distortion.model_validate(value)
 
     @model_validator(mode="after")
     def _classifier_sees_enough(self) -> Self:

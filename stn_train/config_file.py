@@ -55,11 +55,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
     data, problems = parse_yaml(text, source)
-    # Those without a section first: they decide what the sections mean.
-    for override in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):
-        problems += apply_override(data, override, source)
-    problems.sort(key=line_number)
-    return check(data, source, problems)
+    return check(data, source, [*problems, *apply_overrides(data, overrides, source)])
+
+
+def changed_config(config: Config, overrides: Sequence[str]) -> Config:
+    """The config of a run, with ``section.key=value`` overrides; raises ConfigError likewise."""
+    data, source = config.as_dict(), Source("the run's config")
+    return check(data, source, apply_overrides(data, overrides, source))
 
 
 def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) -> Config:
@@ -75,7 +77,7 @@ def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) ->
         # Each once, in the order of the file's lines, then those of the command line.
         raise ConfigError(sorted(dict.fromkeys([*problems, *found]), key=line_number)) from None
     if problems:
-        raise ConfigError(list(problems))
+        raise ConfigError(sorted(problems, key=line_number))
     return config
 
 
@@ -159,6 +161,13 @@ def note_places(node: yaml.MappingNode, section: Key, source: Source) -> Iterato
         source.places[(*section, key)] = f"{source.name}:{line}"
         if isinstance(value_node, yaml.MappingNode):
             yield from note_places(value_node, (*section, key), source)
+
+
+def apply_overrides(data: dict[str, Any], overrides: Sequence[str], source: Source) -> list[str]:
+    """Put overrides into the data; returns problems."""
+    # Those without a section first: they decide what the sections mean.
+    ordered = sorted(overrides, key=lambda text: "." in text.partition("=")[0])
+    return [problem for each in ordered for problem in apply_override(data, each, source)]
 
 
 def apply_override(data: dict[str, Any], override: str, source: Source) -> list[str]:

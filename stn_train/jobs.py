@@ -115,10 +115,9 @@ def end_with_parent() -> None:
 def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> Outcome:
     """Train one run in this process, unless another process has finished it meanwhile."""
     try:
-        splits = load_splits(job.config.data, data_dir)
         with RunDirectory.claim_or_reopen(folder / job.name) as run:
             if not finished(job, folder):
-                train(job.config, splits, run, device)
+                train(job.config, load_splits(job.config.data, data_dir), run, device)
             return Outcome(job, read_result(run.result), "", 0)
     except InUseError as error:
         return Outcome(job, None, str(error), error.exit_code, elsewhere=True)

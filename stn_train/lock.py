@@ -27,7 +27,7 @@ class FolderLock:
         """Let others have the folder."""
         try:
             lock(descriptor)
-        except (BlockingIOError, PermissionError):
+        except BlockingIOError:
             holder = holder_in(descriptor)
             self.release()
             raise InUseError(f"{folder} is in use by {holder}") from None
@@ -51,9 +51,12 @@ if sys.platform == "win32":
     import msvcrt
 
     def lock(descriptor: int) -> None:
-        """Lock a file, far behind its text, or raise PermissionError if another process has."""
+        """Lock a file, far behind its text, or raise BlockingIOError if another process has."""
         os.lseek(descriptor, 1 << 20, os.SEEK_SET)
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(*error.args) from None
         os.lseek(descriptor, 0, os.SEEK_SET)
 else:
     import fcntl

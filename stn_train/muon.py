@@ -63,7 +63,10 @@ class Muon(AdamW):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """A matrix (M, N) with its singular vectors, and singular values between 0.7 and 1.2."""
+    """A matrix (M, N) with its singular vectors, and singular values near one.
+
+    Most come to lie between 0.7 and 1.2; those far below the largest stay smaller.
+    """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.mT).mT
     a, b, c = COEFFICIENTS

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,6 @@ from torch.optim.lr_scheduler import (
 )
 
 from stn_train.config import TrainSettings
-from stn_train.errors import CheckpointError
 from stn_train.models import DigitClassifier
 from stn_train.muon import Muon
 
@@ -70,16 +68,6 @@ def parameter_groups(model: DigitClassifier, settings: TrainSettings) -> list[di
             common | {"params": biases, "weight_decay": 0.0},
         ]
     return groups
-
-
-def check_optimizer_state(path: Path, optimizer: Optimizer) -> None:
-    """Raise CheckpointError unless what was loaded from a path suits the weights it belongs to."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or (value.ndim and value.shape != weight.shape):
-                raise CheckpointError(f"{path}: the optimiser's {name} does not fit the weights")
-            if not value.isfinite().all():
-                raise CheckpointError(f"{path}: the optimiser's {name} is not finite")
 
 
 class AveragedWeights:

@@ -11,6 +11,7 @@ result.json       the test error and what it was measured on; written last
 .lock             who trains here, while somebody does
 """
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, Self
 
 import yaml
 
-from stn_train.atomic import remove_temporaries, write_atomically, write_json
+from stn_train.atomic import TEMPORARY, remove_temporaries, write_atomically, write_json
 from stn_train.checkpoint import Checkpoint, config_of, load_checkpoint, restore_model
 from stn_train.config import Config
 from stn_train.errors import CheckpointError, RunDirectoryError
@@ -47,18 +48,7 @@ class RunDirectory:
     def claim(cls, path: Path) -> "RunDirectory":
         """Make ``path`` the folder of a new run; raises RunDirectoryError if something is there."""
         taken = f"{path} exists already; name another folder with --out, or remove it"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise RunDirectoryError(taken) from None
-        run = cls(path)
-        if not run.is_empty():
-            raise RunDirectoryError(taken)
-        run.lock = FolderLock(path)
-        if not run.is_empty():  # another process was here between the two lines above
-            run.close()
-            raise RunDirectoryError(taken)
-        return run
+        return cls.take(path, lambda run: run.holds_only(), taken)
 
     @classmethod
     def claim_next(cls, parent: Path, name: str) -> "RunDirectory":
@@ -76,11 +66,8 @@ class RunDirectory:
 
         Raises CheckpointError if it has no checkpoint, RunDirectoryError if it is being trained.
         """
-        run = cls(path)
-        run.refuse_without_checkpoint()
-        run.lock = FolderLock(path)
-        remove_temporaries(path)
-        return run
+        cls(path).refuse_without_checkpoint()
+        return cls.claim_or_reopen(path)
 
     @classmethod
     def claim_or_reopen(cls, path: Path) -> "RunDirectory":
@@ -88,24 +75,43 @@ class RunDirectory:
 
         Raises RunDirectoryError if it is being trained, or holds something else than a run.
         """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except FileExistsError:
-            raise RunDirectoryError(f"{path} is not a folder") from None
-        run = cls(path)
-        run.lock = FolderLock(path)
-        remove_temporaries(path)
+        first = ("config.yaml", "environment.json", "metrics.jsonl", "best.pt")
+        run = cls.take(
+            path,
+            lambda run: run.has_checkpoint() or run.holds_only(*first),
+            f"{path} holds something else than a run",
+        )
         if not run.has_checkpoint():
-            for left in (run.config, run.environment, run.metrics, run.best):
-                left.unlink(missing_ok=True)
-            if not run.is_empty():
-                run.close()
-                raise RunDirectoryError(f"{path} holds something else than a run")
+            for name in first:
+                (path / name).unlink(missing_ok=True)
         return run
 
-    def is_empty(self) -> bool:
-        """Whether there is nothing but a lock."""
-        return all(path.name == LOCK_NAME for path in self.path.iterdir())
+    @classmethod
+    def take(
+        cls, path: Path, suits: Callable[["RunDirectory"], bool], refusal: str
+    ) -> "RunDirectory":
+        """Lock a folder, made if need be; raises RunDirectoryError, nothing touched, if unsuited.
+
+        Raises InUseError if another process has it.
+        """
+        run = cls(path)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir() or not suits(run):
+            raise RunDirectoryError(refusal)
+        run.lock = FolderLock(path)
+        if not suits(run):  # another process was here between the two lines above
+            run.close()
+            raise RunDirectoryError(refusal)
+        remove_temporaries(path)
+        return run
+
+    def holds_only(self, *names: str) -> bool:
+        """Whether there is nothing but files of these names, a lock and half-written files."""
+        return all(
+            path.name in (*names, LOCK_NAME) or path.name.startswith(TEMPORARY)
+            for path in self.path.iterdir()
+        )
 
     def has_checkpoint(self) -> bool:
         """Whether there is something to go on from."""

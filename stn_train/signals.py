@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -53,6 +54,17 @@ class StopSignals:
 
 class Terminated(BaseException):
     """SIGTERM, where no run notes it."""
+
+
+@contextlib.contextmanager
+def stopped_as(message: str) -> Iterator[None]:
+    """Turn what Ctrl-C and SIGTERM raise where no step can be finished into a StoppedError."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise StoppedError(message, signal.SIGINT) from None
+    except Terminated:
+        raise StoppedError(message, signal.SIGTERM) from None
 
 
 def end_on_sigterm() -> None:

@@ -20,7 +20,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stn_train.atomic import write_json
 from stn_train.captured import Captured
-from stn_train.checkpoint import Checkpoint, check_weights, save_checkpoint
+from stn_train.checkpoint import (
+    Checkpoint,
+    check_optimizer_state,
+    check_weights,
+    save_checkpoint,
+)
 from stn_train.config import Config, changed_settings, refuse_other_config
 from stn_train.data import (
     DistortedDigits,
@@ -43,12 +48,11 @@ from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
     build_schedule,
-    check_optimizer_state,
     steps_per_pass,
     total_steps,
 )
 from stn_train.run_directory import RunDirectory
-from stn_train.signals import StoppedError, StopSignals
+from stn_train.signals import StoppedError, StopSignals, stopped_as
 from stn_train.spatial_transformer import SpatialTransformer
 
 MOST_OUTSIDE = 0.6
@@ -95,10 +99,14 @@ def train(
             training.run(run, observer, signals)
     finally:
         observer.stopped()
+    untested = f"stopped before the test; stn-train --resume {run.path} goes on"
+    if signals.received:
+        raise StoppedError(untested, signals.received)
     train_seconds = training.seconds
     model = training.evaluated
     tested = time.perf_counter()
-    evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
+    with stopped_as(untested):
+        evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
     summary = {
         "distortion": config.distortion,
         "backbone": config.backbone,
@@ -278,7 +286,7 @@ class Training:
         with torch.no_grad():
             warp = transformer.warp(images)
         outside = float((warp.grid.abs() > 1).any(dim=-1).float().mean())
-        spread = float(warp.theta.std(dim=0).mean()) if len(images) > 1 else math.nan
+        spread = float(warp.theta.std(dim=0, correction=0).mean())
         if outside > MOST_OUTSIDE:
             observer.warned(
                 f"step {self.step}: {100 * outside:.0f} % of the spatial transformer's points lie "

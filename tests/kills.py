@@ -93,10 +93,10 @@ class Points:
 
         points = self
         torch.save = write_in_two_parts
-        for owner, name in ((os, "fsync"), (os, "replace"), (os, "unlink")):
+        renames = ((os, "fsync"), (os, "replace"), (os, "unlink"), (Path, "replace"))
+        for owner, name in renames:
             setattr(owner, name, self.around(getattr(owner, name), name))
         checkpoint.check_archive = self.around(check, "verify")
-        Path.replace = self.around(Path.replace, "replace")  # type: ignore[method-assign]
         atomic.flush_folder = self.around(atomic.flush_folder, "flush folder")
 
     def around(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -1,3 +1,5 @@
+"""Checkpoints: what was saved comes back, and every damage is told as what it is."""
+
 import os
 import pickle
 import shutil
@@ -110,7 +112,7 @@ def changed(**changes: object):
     return change
 
 
-def changed_weight(name: str, value: object):
+def changed_weight(name: object, value: object):
     def change(good: Path, path: Path) -> None:
         content = torch.load(good, weights_only=True)
         content["weights"][name] = value
@@ -200,7 +202,7 @@ DAMAGES = {
     "weight has another shape": changed_weight(WEIGHT, torch.zeros(32, 785)),
     "weight is text": changed_weight(WEIGHT, "heavy"),
     "weight is unknown": changed_weight("classifier.9.weight", torch.zeros(3)),
-    "weight has a number for a name": changed_weight(5, torch.zeros(3)),  # type: ignore[arg-type]
+    "weight has a number for a name": changed_weight(5, torch.zeros(3)),
 }
 
 

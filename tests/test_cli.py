@@ -1,3 +1,5 @@
+"""The commands on a single run, used as a user would: output, files, errors, exit codes."""
+
 import json
 import re
 import shutil

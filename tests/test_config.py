@@ -1,3 +1,5 @@
+"""The tree of settings: defaults, bounds, and the rules between fields."""
+
 from typing import get_args
 
 import pytest

@@ -1,3 +1,5 @@
+"""YAML files and overrides: what they mean, and what is said about what is wrong."""
+
 import pytest
 import yaml
 
@@ -270,7 +272,7 @@ def test_other_recipe_or_backbone_drops_the_train_section_of_a_run(load, overrid
 def test_train_settings_on_the_command_line_stay_whatever_their_order(load, turned):
     overrides = ["recipe=paper", "train.momentum=0.25"]
     config = load(whole(train={"epochs": 3}), *(reversed(overrides) if turned else overrides))
-    assert config == Config(recipe="paper", train={"momentum": 0.25})  # type: ignore[arg-type]
+    assert config == Config.model_validate({"recipe": "paper", "train": {"momentum": 0.25}})
 
 
 @pytest.mark.parametrize("override", ["recipe=paper", "backbone=FCN"])

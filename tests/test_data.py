@@ -1,3 +1,5 @@
+"""Splits, streams of randomness and plans of a pass."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Choice of device and precision."""
+
 import platform
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""What a result tells about where it came from."""
+
 import json
 import re
 import shutil

@@ -1,3 +1,5 @@
+"""Errors and their intervals, counted by hand and against the formulas."""
+
 import pytest
 import torch
 from torch import Tensor, nn

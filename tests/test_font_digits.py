@@ -1,3 +1,5 @@
+"""The embedded digits: their number, look and use."""
+
 import shutil
 from pathlib import Path
 

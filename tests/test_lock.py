@@ -67,10 +67,9 @@ def test_a_run_is_locked_until_it_is_closed(tmp_path, finished):
         pass
 
 
-def test_command_names_who_trains_there(command, nowhere):
+def test_command_names_who_trains_there(command, nowhere, finished):
     with RunDirectory.claim(nowhere / "run") as run:
-        run.last.write_bytes(b"")
-        run.config.write_text("data: {source: embedded}\n")
+        run.last.write_bytes(finished.run.last.read_bytes())
         result = command("stn-train", "--resume", "run", "--set", "train.epochs=1")
     assert result.exit_code == 6
     last = result.stderr.splitlines()[-1]

@@ -1,3 +1,5 @@
+"""The reader of MNIST's files: whole ones are read, anything else is named."""
+
 import gzip
 import hashlib
 import shutil

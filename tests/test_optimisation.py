@@ -1,3 +1,5 @@
+"""Parameter groups, averaging and schedules, against torch's own and by hand."""
+
 import math
 
 import pytest

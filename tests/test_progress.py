@@ -1,3 +1,5 @@
+"""What a person watching a run is told, on a terminal and in a log."""
+
 import sys
 from types import SimpleNamespace
 

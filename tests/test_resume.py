@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from stn_train.checkpoint import load_checkpoint
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory
+from stn_train.signals import StoppedError, Terminated
 from stn_train.trainer import Training, train
 
 TUTORIAL = {"backbone": "tutorial", "train": {"epochs": 3, "log_every": 3}}
@@ -86,16 +88,33 @@ def test_may_be_stopped_again_and_again(tiny, splits, trained, tmp_path):
     assert resumed.result.summary["resumed_at_steps"] == [10, 20]  # those that came to a save
 
 
-def test_stopped_while_it_was_tested(tiny, splits, trained, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_stopped_while_it_was_tested(raised, code, tiny, splits, trained, tmp_path, monkeypatch):
     run, config = RunDirectory.claim(tmp_path / "stopped"), tiny()
 
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise raised
 
     with monkeypatch.context() as patch:
         patch.setattr("stn_train.trainer.evaluate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(StoppedError, match=r"--resume .*stopped goes on") as told:
             train(config, splits, run, CPU)
+    assert told.value.exit_code == code
+    resumed = Finished(config, run, train(config, splits, run, CPU))
+    assert_same(trained(config, "whole"), resumed)
+
+
+def test_signal_at_the_last_step_stops_before_the_test(tiny, splits, trained, tmp_path):
+    run, config = RunDirectory.claim(tmp_path / "stopped"), tiny()
+
+    class Signals(Observer):
+        def stepped(self, step: int) -> None:
+            if step == 20:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError, match="stopped before the test") as told:
+        train(config, splits, run, CPU, Signals())
+    assert told.value.exit_code == 143
     resumed = Finished(config, run, train(config, splits, run, CPU))
     assert_same(trained(config, "whole"), resumed)
 

@@ -1,3 +1,5 @@
+"""The folder of a run: claiming it, its files, loading from it."""
+
 import json
 
 import pytest
@@ -20,11 +22,18 @@ def test_empty_folder_can_be_claimed(tmp_path):
     assert RunDirectory.claim(tmp_path / "run").path == tmp_path / "run"
 
 
-def test_folder_with_something_in_it_is_never_touched(tmp_path):
+@pytest.mark.parametrize(
+    ("take", "told"),
+    [
+        (RunDirectory.claim, r"run exists already; name another .* --out"),
+        (RunDirectory.claim_or_reopen, "run holds something else than a run"),
+    ],
+)
+def test_folder_with_something_in_it_is_never_touched(take, told, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("mine")
-    with pytest.raises(RunDirectoryError, match=r"run exists already; name another .* --out"):
-        RunDirectory.claim(tmp_path / "run")
+    with pytest.raises(RunDirectoryError, match=told):
+        take(tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 

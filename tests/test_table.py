@@ -1,3 +1,5 @@
+"""The grid of the paper's table: its runs, rows and renderings."""
+
 import csv
 import io
 import json

@@ -1,3 +1,5 @@
+"""Training: what a run writes, what it logs, and what stops it."""
+
 import itertools
 import json
 import re
