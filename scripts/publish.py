@@ -15,6 +15,7 @@ from typing import Any
 
 from document_tables import TABLES, published, results_file
 
+from stn_train.config import Config
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
 from stn_train.table import Cell, cell_name, cell_of, measured, table
@@ -58,11 +59,18 @@ def collect(name: str, runs: list[Path]) -> None:
 
 
 def of_its_kind(name: str, result: dict[str, Any]) -> bool:
-    """Whether a result of the table is one of the shipped config; results of a former recipe go."""
+    """Whether a result of the table is one of the shipped config; results of a former recipe go.
+
+    A setting that came later has the value, in an older result, that it has by default.
+    """
     if name not in ("default", "paper"):
         return True
-    shipped = load_config(f"{cell_name(cell_of(result))}.yaml", [f"recipe={name}"]).as_dict()
-    return bool(result["config"] == shipped | {"seed": result["seed"]})
+    overrides = [f"recipe={name}", f"seed={result['seed']}"]
+    shipped = load_config(f"{cell_name(cell_of(result))}.yaml", overrides)
+    try:
+        return Config.model_validate(result["config"]) == shipped
+    except ValueError:  # of a setting that is no more
+        return False
 
 
 def results_below(run: Path) -> list[Path]:

@@ -106,7 +106,8 @@ def draw_plan(digits: Digits, distortion: Distortion, seed: int, passed: int, dr
 def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     """The digits that the settings ask for.
 
-    Raises DataError where they are not to be had, ConfigError where validation takes them all.
+    Raises DataError where they are not to be had, ConfigError where there are fewer than asked
+    for, or validation takes them all.
     """
     if settings.source == "mnist":
         training, test = load_mnist(data_dir)
@@ -114,6 +115,12 @@ def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     else:
         training, test = render_font_digits(EMBEDDED_TRAINING, EMBEDDED_TEST, FIXED_SEED)
         origin = "embedded: rendered from matplotlib's fonts"
+    for key, digits in (("training_digits", training), ("test_digits", test)):
+        wanted = getattr(settings, key)
+        if wanted is not None and wanted > len(digits):
+            raise ConfigError(
+                [f"data.{key} is {wanted}; {settings.source} has {len(digits)}, null takes all"]
+            )
     training, test = training[: settings.training_digits], test[: settings.test_digits]
     kept = len(training) - settings.validation
     if kept < 1:

@@ -6,11 +6,14 @@ import hashlib
 import os
 import tempfile
 import zlib
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
+from urllib.error import URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch
+from tqdm import tqdm
 
 from stn_train.digits import CLASSES, SIDE, Digits
 from stn_train.errors import DataError
@@ -18,6 +21,8 @@ from stn_train.errors import DataError
 ENVIRONMENT_VARIABLE = "STN_DATA_DIR"
 
 ADVICE = "delete it to have it downloaded again"
+
+SECONDS_WITHOUT_AN_ANSWER = 30
 
 
 class IdxFile(NamedTuple):
@@ -28,8 +33,6 @@ class IdxFile(NamedTuple):
     shape: tuple[int, ...]
     sha256: str
     """Of the uncompressed file."""
-    gzip_md5: str
-    """Of the file as the mirrors serve it, for torchvision's downloader."""
 
     @property
     def header_bytes(self) -> int:
@@ -47,28 +50,24 @@ TRAIN_IMAGES = IdxFile(
     0x803,
     (60000, SIDE, SIDE),
     "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "f68b3c2dcbeaaa9fbdd348bbdeb94873",
 )
 TRAIN_LABELS = IdxFile(
     "train-labels-idx1-ubyte",
     0x801,
     (60000,),
     "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "d53e105ee54ea40749a09fcbcd1e9432",
 )
 TEST_IMAGES = IdxFile(
     "t10k-images-idx3-ubyte",
     0x803,
     (10000, SIDE, SIDE),
     "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "9fb629c4189551a2d022fa330f9573f3",
 )
 TEST_LABELS = IdxFile(
     "t10k-labels-idx1-ubyte",
     0x801,
     (10000,),
     "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    "ec29112dd5afa0611ce80d1b7f02629c",
 )
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 
@@ -150,7 +149,6 @@ def download(data_dir: Path | None = None) -> Path:
     that looks finished, and two programs may download into one directory at once.
     """
     from torchvision.datasets import MNIST
-    from torchvision.datasets.utils import download_url
 
     mirrors = [mirror for mirror in MNIST.mirrors if mirror.startswith("https://")]
     looked_in = data_directories(data_dir)
@@ -165,10 +163,10 @@ def download(data_dir: Path | None = None) -> Path:
                 zipped = f"{file.name}.gz"
                 for mirror in mirrors:
                     try:
-                        download_url(mirror + zipped, temporary, zipped, file.gzip_md5)
+                        fetch(mirror + zipped, Path(temporary) / zipped, file.total_bytes)
                         read_idx(Path(temporary), file)
                         break
-                    except (OSError, RuntimeError, HTTPException, DataError) as error:
+                    except (OSError, HTTPException, DataError) as error:
                         reasons.append(f"{mirror}{zipped}: {error}")
                 else:
                     raise DataError(not_to_be_had(looked_in, reasons))
@@ -181,6 +179,37 @@ def download(data_dir: Path | None = None) -> Path:
             with contextlib.suppress(OSError):
                 folder.rmdir()
     return raw
+
+
+class HttpsOnly(HTTPRedirectHandler):
+    """Follows a server elsewhere, but not to where anybody on the way could change the answer."""
+
+    def redirect_request(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> Request | None:
+        """See `urllib.request.HTTPRedirectHandler`."""
+        if not newurl.startswith("https://"):
+            raise URLError(f"leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(url: str, path: Path, most_bytes: int) -> None:
+    """Download a file of at most so many bytes, with a bar on a terminal.
+
+    torchvision's `download_url` tries plain http when https fails, and reads without end.
+    """
+    read = 0
+    with (
+        build_opener(HttpsOnly).open(url, timeout=SECONDS_WITHOUT_AN_ANSWER) as answer,
+        path.open("wb") as stream,
+        tqdm(desc=path.name, unit="B", unit_scale=True, disable=None, leave=False) as bar,
+    ):
+        while part := answer.read(1 << 16):
+            read += len(part)
+            if read > most_bytes:
+                raise DataError(f"longer than {most_bytes:,} bytes")
+            stream.write(part)
+            bar.update(len(part))
 
 
 def not_to_be_had(looked_in: list[Path], reasons: list[str]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-import torchvision.datasets.utils
 from typer.testing import CliRunner
 
 from stn_train import cli, data, mnist
@@ -134,7 +133,7 @@ def nowhere(monkeypatch, tmp_path) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv(mnist.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", unreachable)
+    monkeypatch.setattr(mnist, "fetch", unreachable)
     return tmp_path
 
 

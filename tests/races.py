@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision.datasets.utils
 from conftest import CPU
 from kills import CONFIG, in_child, random_splits
 
@@ -104,11 +103,11 @@ def data(folder: Path) -> dict[str, Any]:
         content = found.read_bytes() if found.suffix else gzip.compress(found.read_bytes(), 1)
         (served / f"{file.name}.gz").write_bytes(content)
 
-    def download(url: str, root: str, name: str, _: str) -> None:
-        note(folder / "log", name)
-        shutil.copy(served / name, Path(root) / name)
+    def fetch(_: str, path: Path, __: int) -> None:
+        note(folder / "log", path.name)
+        shutil.copy(served / path.name, path)
 
-    torchvision.datasets.utils.download_url = download
+    mnist.fetch = fetch
     os.environ.pop(mnist.ENVIRONMENT_VARIABLE)
 
     def work() -> None:

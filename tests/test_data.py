@@ -36,6 +36,14 @@ def test_validation_is_the_end_of_the_training_digits():
     assert same(split.test, everything.test)
 
 
+@pytest.mark.parametrize(("key", "there"), [("training_digits", 8000), ("test_digits", 2000)])
+def test_more_digits_than_there_are_cannot_be_had(key, there):
+    told = f"data.{key} is {there + 1}; embedded has {there}, null takes all"
+    with pytest.raises(ConfigError, match=told):
+        load_splits(settings(**{key: there + 1}))
+    assert lengths(load_splits(settings(**{key: there}))) == [7900, 100, 2000]
+
+
 def test_no_validation_leaves_all_digits_for_training():
     split = load_splits(settings(validation=0))
     assert lengths(split) == [8000, 0, 2000]

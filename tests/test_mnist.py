@@ -2,15 +2,18 @@
 
 import gzip
 import hashlib
+import http.client
+import io
 import shutil
 import tracemalloc
 import urllib.error
+import urllib.request
+import urllib.response
 from http.client import HTTPException, RemoteDisconnected
 from pathlib import Path
 
 import pytest
 import torch
-import torchvision.datasets.utils
 
 from stn_train import mnist
 from stn_train.errors import DataError
@@ -221,15 +224,15 @@ def test_missing_without_network_says_what_where_and_what_else(nowhere, monkeypa
 
 @pytest.fixture
 def mirror(small, monkeypatch, nowhere):
-    """A stand-in for torchvision's download_url; remembers the addresses asked for."""
+    """A stand-in for `fetch`; remembers the addresses asked for."""
     served = write(nowhere / "mirror", small, zipped=True)
     asked: list[str] = []
 
-    def download_url(url, root, filename, md5):
+    def fetch(url, path, _):
         asked.append(url)
-        shutil.copy(served / url.rsplit("/", 1)[1], Path(root) / filename)
+        shutil.copy(served / url.rsplit("/", 1)[1], path)
 
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", download_url)
+    monkeypatch.setattr(mnist, "fetch", fetch)
     return served, asked
 
 
@@ -274,33 +277,32 @@ def test_only_https_mirrors_are_asked(mirror, nowhere):
         urllib.error.URLError("cut"),
         RemoteDisconnected("cut"),
         HTTPException("cut"),  # a broken proxy
-        RuntimeError("cut"),
         OSError("cut"),
     ],
     ids=lambda trouble: type(trouble).__name__,
 )
 def test_failed_download_leaves_no_file(mirror, nowhere, monkeypatch, trouble):
     _, asked = mirror
-    good = torchvision.datasets.utils.download_url
+    good = mnist.fetch
 
-    def third_fails(url, root, filename, md5):
+    def third_fails(url, path, most_bytes):
         if len(asked) == 2:
-            Path(root, filename).write_bytes(b"half")
+            path.write_bytes(b"half")
             raise trouble
-        good(url, root, filename, md5)
+        good(url, path, most_bytes)
 
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", third_fails)
+    monkeypatch.setattr(mnist, "fetch", third_fails)
     with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz: .*cut"):
         load_mnist(nowhere / "new")
     assert not (nowhere / "new").exists()
 
 
 def test_interrupted_download_leaves_no_file(mirror, nowhere, monkeypatch):
-    def interrupted(url, root, filename, md5):
-        Path(root, filename).write_bytes(b"half")
+    def interrupted(url, path, _):
+        path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", interrupted)
+    monkeypatch.setattr(mnist, "fetch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         load_mnist(nowhere / "new")
     assert not (nowhere / "new").exists()
@@ -320,11 +322,11 @@ def test_damaged_download_is_told_and_not_kept(mirror, nowhere):
 @pytest.mark.parametrize("trouble", [OSError("cut"), KeyboardInterrupt()], ids=["cut", "interrupt"])
 @pytest.mark.parametrize("there", ["new", "new/MNIST", "new/MNIST/raw"])
 def test_failed_download_keeps_the_folders_that_were_there(nowhere, monkeypatch, trouble, there):
-    def fails(url, root, filename, md5):
-        Path(root, filename).write_bytes(b"half")
+    def fails(url, path, _):
+        path.write_bytes(b"half")
         raise trouble
 
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", fails)
+    monkeypatch.setattr(mnist, "fetch", fails)
     (nowhere / there).mkdir(parents=True)
     with pytest.raises((DataError, KeyboardInterrupt)):
         load_mnist(nowhere / "new")
@@ -333,11 +335,11 @@ def test_failed_download_keeps_the_folders_that_were_there(nowhere, monkeypatch,
 
 
 def test_failed_download_keeps_what_others_put_into_its_folders(nowhere, monkeypatch):
-    def fails(url, root, filename, md5):
+    def fails(url, path, _):
         (nowhere / "new" / "mine").write_text("mine")
         raise OSError("cut")
 
-    monkeypatch.setattr(torchvision.datasets.utils, "download_url", fails)
+    monkeypatch.setattr(mnist, "fetch", fails)
     with pytest.raises(DataError, match="cut"):
         load_mnist(nowhere / "new")
     assert [path.name for path in (nowhere / "new").iterdir()] == ["mine"]
@@ -354,3 +356,66 @@ def test_folder_that_cannot_be_made_is_told(mirror, nowhere):
     (nowhere / "new").write_text("a file, not a folder")
     with pytest.raises(DataError, match=r"could not be downloaded[\s\S]*new"):
         load_mnist(nowhere / "new")
+
+
+# fetch itself, with a stand-in for the network below it.
+
+
+class Answers(urllib.request.HTTPSHandler):
+    """Answers every https request: the first with a redirect, if there is one, then a content."""
+
+    def __init__(self, content: bytes, leads_to: str = "") -> None:
+        super().__init__()
+        self.content, self.leads_to, self.asked = content, leads_to, []
+
+    def https_open(self, req):
+        first = not self.asked
+        self.asked.append(req.full_url)
+        headers = http.client.HTTPMessage()
+        if self.leads_to and first:
+            headers["Location"] = self.leads_to
+        content, code = io.BytesIO(self.content), 302 if self.leads_to and first else 200
+        answer = urllib.response.addinfourl(content, headers, req.full_url, code)
+        answer.msg = "told"
+        return answer
+
+
+@pytest.fixture
+def answered(monkeypatch):
+    """Have every request answered; returns who answers."""
+
+    def answered(*answer) -> Answers:
+        answers = Answers(*answer)
+        build = urllib.request.build_opener
+        monkeypatch.setattr(mnist, "build_opener", lambda *more: build(answers, *more))
+        return answers
+
+    return answered
+
+
+def test_fetch_writes_what_is_served(answered, tmp_path):
+    content = bytes(range(256)) * 1000
+    answers = answered(content)
+    mnist.fetch("https://here/file", tmp_path / "file", len(content))
+    assert (tmp_path / "file").read_bytes() == content
+    assert answers.asked == ["https://here/file"]
+
+
+def test_fetch_follows_to_another_https_address(answered, tmp_path):
+    answers = answered(b"content", "https://there/file")
+    mnist.fetch("https://here/file", tmp_path / "file", 100)
+    assert answers.asked == ["https://here/file", "https://there/file"]
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+def test_fetch_does_not_follow_to_plain_http(answered, tmp_path):
+    answered(b"content", "http://there/file")
+    with pytest.raises(urllib.error.URLError, match="http://there/file, which is not https"):
+        mnist.fetch("https://here/file", tmp_path / "file", 100)
+
+
+def test_fetch_stops_where_a_file_is_longer_than_it_can_be(answered, tmp_path):
+    answered(bytes(1_000_000))
+    with pytest.raises(DataError, match="longer than 200,000 bytes"):
+        mnist.fetch("https://here/file", tmp_path / "file", 200_000)
+    assert (tmp_path / "file").stat().st_size <= 200_000
