@@ -15,7 +15,7 @@ from typing import Any
 
 from document_tables import TABLES, published, results_file
 
-from stn_train.config import Config
+from stn_train.config import completed
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
 from stn_train.table import Cell, cell_name, cell_of, measured, table
@@ -67,10 +67,7 @@ def of_its_kind(name: str, result: dict[str, Any]) -> bool:
         return True
     overrides = [f"recipe={name}", f"seed={result['seed']}"]
     shipped = load_config(f"{cell_name(cell_of(result))}.yaml", overrides)
-    try:
-        return Config.model_validate(result["config"]) == shipped
-    except ValueError:  # of a setting that is no more
-        return False
+    return completed(result["config"]) == shipped.as_dict()
 
 
 def results_below(run: Path) -> list[Path]:
@@ -80,7 +77,7 @@ def results_below(run: Path) -> list[Path]:
 
 def identity(result: dict[str, Any]) -> str:
     """What tells one run from another: its config, seed included."""
-    return f"{result['seed']:09} {json.dumps(result['config'], sort_keys=True)}"
+    return f"{result['seed']:09} {json.dumps(completed(result['config']), sort_keys=True)}"
 
 
 def head(cell: Cell) -> str:

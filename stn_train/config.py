@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     Field,
     SerializeAsAny,
+    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -141,6 +142,16 @@ class TrainSettings(Settings):
         return self
 
 
+class LogSettings(Settings):
+    """What a run leaves beside its numbers and checkpoints."""
+
+    snapshots: Annotated[int, Field(ge=0, le=1000)] = 0
+    """How many models on the way to keep, most of them early on, for
+    `stn-visualize RUN --animate training.gif`."""
+    tensorboard: bool = False
+    """Write curves and pictures for TensorBoard too: pip install 'stn_train[tensorboard]'."""
+
+
 class EvaluateSettings(Settings):
     """How the trained model is measured."""
 
@@ -167,6 +178,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    log: LogSettings = LogSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -252,9 +264,17 @@ class Config(Settings):
 
 def refuse_other_config(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
-    differences = changed_settings(old, new)
+    differences = changed_settings(completed(old), new)
     if differences:
         raise ConfigError([f"{run} is a run of another config:", *differences])
+
+
+def completed(data: dict[str, Any]) -> dict[str, Any]:
+    """A whole config as data, with the defaults of settings that came after it was written."""
+    try:
+        return Config.model_validate(data).as_dict()
+    except ValidationError:  # of a setting that is no more
+        return data
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -6,6 +6,7 @@ metrics.jsonl     one line per logging point and per validation
 last.pt           the newest checkpoint
 previous.pt       the one before, in case the newest is damaged
 best.pt           the one with the lowest validation error
+snapshots/        models on the way, where log.snapshots asks for them
 result.json       the test error and what it was measured on; written last
 *.png             pictures
 .lock             who trains here, while somebody does
@@ -41,6 +42,7 @@ class RunDirectory:
         self.last = path / "last.pt"
         self.previous = path / "previous.pt"
         self.best = path / "best.pt"
+        self.snapshots = path / "snapshots"
         self.result = path / "result.json"
         self.lock: FolderLock | None = None
 
@@ -75,15 +77,16 @@ class RunDirectory:
 
         Raises RunDirectoryError if it is being trained, or holds something else than a run.
         """
-        first = ("config.yaml", "environment.json", "metrics.jsonl", "best.pt")
+        first = ("config.yaml", "environment.json", "metrics.jsonl", "best.pt", "snapshots")
         run = cls.take(
             path,
             lambda run: run.has_checkpoint() or run.holds_only(*first),
             f"{path} holds something else than a run",
         )
         if not run.has_checkpoint():
-            for name in first:
-                (path / name).unlink(missing_ok=True)
+            run.forget_snapshots()
+            for left in (run.config, run.environment, run.metrics, run.best):
+                left.unlink(missing_ok=True)
         return run
 
     @classmethod
@@ -159,9 +162,26 @@ class RunDirectory:
             kept = [record for record in self.read_metrics() if record["step"] <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(self.metrics, lambda stream: stream.write(text.encode()))
+        self.forget_snapshots(step)
         settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
         write_atomically(self.config, lambda stream: stream.write(settings.encode()))
         write_json(self.environment, environment)
+
+    def snapshot(self, step: int) -> Path:
+        """The file of the model after ``step`` steps."""
+        return self.snapshots / f"step-{step:08}.pt"
+
+    def kept_snapshots(self) -> list[Path]:
+        """The files of the models on the way, the first first."""
+        return sorted(self.snapshots.glob("step-*.pt"))
+
+    def forget_snapshots(self, step: int = -1) -> None:
+        """Remove those of later steps; a folder that is then empty goes too."""
+        for path in self.kept_snapshots():
+            if path > self.snapshot(step):
+                path.unlink()
+        with contextlib.suppress(OSError):  # it holds something, or is not there
+            self.snapshots.rmdir()
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""

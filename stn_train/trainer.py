@@ -26,7 +26,7 @@ from stn_train.checkpoint import (
     check_weights,
     save_checkpoint,
 )
-from stn_train.config import Config, changed_settings, refuse_other_config
+from stn_train.config import Config, changed_settings, completed, refuse_other_config
 from stn_train.data import (
     DistortedDigits,
     Plan,
@@ -158,6 +158,7 @@ class Training:
         self.validation: DistortedDigits | None = None
         if len(splits.validation):
             self.validation = validation_set(splits.validation, config.distort)
+        self.snapshot_steps = snapshot_steps(self.steps, config.log.snapshots)
         self.step = 0
         self.learning_rate: float | Tensor = 0.0  # of the step taken last
         self.validation_error_percent: float | None = None
@@ -187,12 +188,14 @@ class Training:
             run.log(record | measured)
             observer.logged(record | measured)
 
+        self.keep_snapshot(run)
         while self.step < self.steps:
             passed, done = divmod(self.step, self.pass_steps)
             batches = self.draw_pass(passed).batches(settings.batch_size)[done:]
             for batch in batches[: self.steps - self.step]:
                 meter.add(self.take_step(batch), len(batch.order))
                 observer.stepped(self.step)
+                self.keep_snapshot(run)
                 if self.step % settings.log_every == 0 or self.step == self.steps:
                     rate = float(self.learning_rate)
                     log("train", **self.checked(meter.read()), learning_rate=rate)
@@ -299,6 +302,14 @@ class Training:
         """Save where the run is; the checkpoint before stays beside the new one."""
         save_checkpoint(run.last, self.checkpoint(), run.previous)
 
+    def keep_snapshot(self, run: RunDirectory) -> None:
+        """Keep the model as it is, if it is time for it."""
+        if self.step in self.snapshot_steps:
+            run.snapshots.mkdir(exist_ok=True)
+            weights = self.evaluated.state_dict()
+            model = Checkpoint(self.config.as_dict(), self.step, weights, training={})
+            save_checkpoint(run.snapshot(self.step), model)
+
     def checkpoint(self) -> Checkpoint:
         """What evaluation needs, and the rest of the state beside it."""
         training = {
@@ -332,7 +343,7 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             check_optimizer_state(path, self.optimizer)
             self.changes = [*state["changes"]]
-            changed = changed_settings(checkpoint.config, ours)
+            changed = changed_settings(completed(checkpoint.config), ours)
             if changed:
                 self.changes += [f"before step {checkpoint.step}: {line}" for line in changed]
                 for group, own in zip(self.optimizer.param_groups, own_groups, strict=True):
@@ -362,3 +373,8 @@ class Training:
             warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
             for _ in range(min(steps, self.steps - 1)):
                 self.schedule.step()
+
+
+def snapshot_steps(steps: int, count: int) -> set[int]:
+    """When to keep a model: before the first step, after the last, and most often early on."""
+    return {round(steps * (number / max(count - 1, 1)) ** 3) for number in range(count)}
