@@ -347,19 +347,19 @@ def matmul_rate(dtype: torch.dtype, watch: Stopwatch) -> float:
 
 FIRST_STEP = """
 import os
-from stn_train import cli, progress, trainer
+from stn_train import cli_train, progress, trainer
 class Ends(trainer.Observer):
     def stepped(self, step):
         os._exit(0)
 progress.progress = Ends
-cli.run_train()
+cli_train.run_train()
 """
 
 
 def process_rows(data_dir: Path | None, device: torch.device) -> list[Row]:
     """Start-up times and the peak memory of the commands, as a user meets them."""
     where = ["--device", device.type, *(["--data-dir", str(data_dir)] if data_dir else [])]
-    command = "from stn_train.cli import run_train; run_train()"
+    command = "from stn_train.cli_train import run_train; run_train()"
     with tempfile.TemporaryDirectory() as folder:
 
         def seconds(code: str, *arguments: str) -> float:

@@ -12,8 +12,9 @@ from stn_train.table import (
     cell_name,
     cell_of,
     circumstances,
+    details,
     markdown,
-    measured,
+    markdown_lines,
     table,
 )
 
@@ -39,26 +40,8 @@ def error_table() -> str:
 
 def cells_table() -> str:
     """Every cell of the default recipe, in Markdown."""
-    columns = "error | paper | mean of ten draws | seeds | parameters | passes | minutes a run"
-    lines = [f"| model | on | {columns} |", "|---" * 9 + "|"]
     results = published("default")
-    for row in table(results):
-        cell = row["distortion"], row["backbone"], row["transform"]
-        runs = [result for result in results if cell_of(result) == cell]
-        minutes = mean(run["train_seconds"] for run in runs) / 60
-        values = [
-            model_name(*cell[1:]),
-            cell[0],
-            measured(row),
-            row["paper"],
-            f"{row['draws_mean']:.2f}",
-            " ".join(map(str, row["seeds"])),
-            f"{runs[0]['parameters']:,}",
-            f"{row['passes']:g}",
-            f"{minutes:.1f}",
-        ]
-        lines.append(f"| {' | '.join(map(str, values))} |")
-    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
+    return f"{markdown_lines(details(results))}\n{circumstances(results)}\n"
 
 
 def calibration_table() -> str:

@@ -1,4 +1,4 @@
-"""`stn-table`: run the cells of the paper's table, and show what they came to."""
+"""`stn-table`: run the cells of the paper's table, show what they came to, and compare."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,14 +6,15 @@ from typing import Annotated, Any
 import typer
 
 from stn_train.atomic import pretty_json
-from stn_train.cli import EXIT_CODES, DataDirOption, Device, DeviceOption, guarded, picture_path
+from stn_train.cli_model import picture_path
+from stn_train.command import EXIT_CODES, DataDirOption, Device, DeviceOption, guarded
 from stn_train.errors import ConfigError, StnError
 
 run_table = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Run the cells of the paper's table with several seeds, and show what they came to.",
+    help="Run the cells of the paper's table with several seeds, show what they came to, compare.",
     epilog=EXIT_CODES,
 )
 
@@ -104,7 +105,8 @@ def show(
     results = results_of(runs)
     rows = table(results)
     if png is not None:
-        from stn_train.visualiser import error_table, save
+        from stn_train.charts import error_table
+        from stn_train.visualiser import save
 
         figure = error_table(rows, circumstances(results))
         typer.echo(f"picture     {save(figure, picture_path(png, '--png'))}")
@@ -148,6 +150,25 @@ def compare_runs(
             f"{' against '.join(names):24} A {each.error_a:5.2f}  B {each.error_b:5.2f}  "
             f"A - B {each.difference:+.2f} (95 %: {low:+.2f} to {high:+.2f}; {seeds})"
         )
+
+
+@run_table.command(
+    "report", epilog=f"Example: stn-table report runs/table --out report.html\n\n{EXIT_CODES}"
+)
+@guarded
+def write_report(
+    runs: Annotated[Path, typer.Argument(help="Folder of the runs.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write one HTML page with the table, curves, pictures, an animation and the commands."""
+    from stn_train.atomic import write_atomically
+    from stn_train.report import report
+
+    page = report(runs, data_dir).encode()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, lambda stream: stream.write(page))
+    typer.echo(f"report      {out}, {len(page) / 1e6:.1f} MB")
 
 
 def results_of(runs: Path | None) -> list[dict[str, Any]]:

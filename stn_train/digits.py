@@ -27,7 +27,7 @@ class Digits:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, part: slice) -> "Digits":
+    def __getitem__(self, part: slice | Tensor) -> "Digits":
         return Digits(self.images[part], self.labels[part])
 
     def to(self, device: torch.device) -> "Digits":

@@ -41,6 +41,8 @@ from stn_train.settings import Settings
 PIXEL = 2 / SIDE
 """One pixel in digit coordinates."""
 
+SWEEP_DRAWS = 6
+
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Pixels = Annotated[float, Field(ge=0, le=SIDE)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
@@ -62,6 +64,14 @@ class Distortion(Settings, ABC):
 
         Both in digit coordinates. Returns (B, N, 2).
         """
+
+    def sweep(self, count: int) -> Tensor:
+        """Parameters (count, K) for showing the distortion: from draw to draw, and back again."""
+        draws = self.draw(SWEEP_DRAWS, Generator().manual_seed(0))  # (SWEEP_DRAWS, K)
+        time = SWEEP_DRAWS * torch.arange(count) / count  # (count,)
+        first = time.long()
+        share = (0.5 - 0.5 * torch.cos(math.pi * (time - first)))[:, None]  # slow at each draw
+        return torch.lerp(draws[first], draws[(first + 1) % SWEEP_DRAWS], share)
 
     def grid(self, parameters: Tensor) -> Tensor:
         """The sampling grid (B, C, C, 2) of parameters (B, K)."""
@@ -110,6 +120,11 @@ def draw_normal(std: float, size: tuple[int, ...], generator: Generator) -> Tens
     return (std * ((standard * 2**20).round() / 2**20)).float()
 
 
+def swing(reach: float, count: int) -> Tensor:
+    """From 0 to ``reach``, to minus that, and back towards 0, smoothly: (count,)."""
+    return reach * torch.sin(2 * math.pi * torch.arange(count) / count)
+
+
 class Undistorted(Distortion):
     """none: the digit as it is, in the middle of the canvas."""
 
@@ -131,6 +146,10 @@ class Rotation(Distortion):
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Angle in degrees, counter-clockwise: (count, 1)."""
         return draw_uniform(-self.max_angle_deg, self.max_angle_deg, (count, 1), generator)
+
+    def sweep(self, count: int) -> Tensor:
+        """All angles, there and back."""
+        return swing(self.max_angle_deg, count)[:, None]
 
     def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
         """See `Distortion.map_points`."""
@@ -187,6 +206,12 @@ class RotationScaleTranslation(ScaledDistortion):
             reach_px = self.max_shift_px
             shift_px = draw_uniform(-reach_px, reach_px, (count, 2), generator)
         return torch.cat([angle_deg, scale, shift_px], dim=1)
+
+    def sweep(self, count: int) -> Tensor:
+        """All angles, there and back, in changing sizes and places."""
+        parameters = super().sweep(count)
+        parameters[:, 0] = swing(self.max_angle_deg, count)
+        return parameters
 
     def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
         """See `Distortion.map_points`."""

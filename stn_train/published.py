@@ -20,6 +20,11 @@ Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", Neu
 (arXiv 1506.02025), Table 1, left.
 """
 
+SOURCE = "Jaderberg et al. 2015, Table 1"
+
+COLUMNS = [*dict.fromkeys(cell[0] for cell in TABLE_1)]
+"""The distortions, in the table's order."""
+
 
 def model_name(backbone: str, transform: str) -> str:
     """The name of a model as in the paper's table: FCN, ST-CNN Aff."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from stn_train.config import Config, refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
-from stn_train.published import TABLE_1, model_name
+from stn_train.published import COLUMNS, TABLE_1, model_name
 from stn_train.run_directory import RunDirectory
 
 Cell = tuple[str, str, str]
@@ -91,11 +91,19 @@ def results_in(folder: Path) -> list[dict[str, Any]]:
 
     Raises CheckpointError if there is none, or one cannot be read.
     """
+    return [read_result(run.result) for run in finished_runs(folder)]
+
+
+def finished_runs(folder: Path) -> list[RunDirectory]:
+    """The finished runs in a folder, or the one run whose folder it is.
+
+    Raises CheckpointError if there is none.
+    """
     own = folder / "result.json"
     paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
     if not paths:
         raise CheckpointError(f"{folder} holds no finished run")
-    return [read_result(path) for path in paths]
+    return [RunDirectory(path.parent) for path in paths]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -147,14 +155,48 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The paper's layout: a line for each model, a column for each distortion."""
-    by_cell = {(row["distortion"], row["backbone"], row["transform"]): row for row in rows}
-    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
-    lines = [f"| model | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for backbone, transform in dict.fromkeys(cell[1:] for cell in TABLE_1):
-        cells = [by_cell.get((column, backbone, transform)) for column in columns]
-        shown = ["" if row is None else beside_paper(row) for row in cells]
-        lines.append(f"| {model_name(backbone, transform)} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+    lines = [["model", *COLUMNS]]
+    for model, cells in by_model(rows).items():
+        lines.append([model, *("" if row is None else beside_paper(row) for row in cells)])
+    return markdown_lines(lines)
+
+
+def by_model(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any] | None]]:
+    """The rows of each model of the paper's, one for each of COLUMNS; None where there is none."""
+    by_cell = {cell_of(row): row for row in rows}
+    models = dict.fromkeys(cell[1:] for cell in TABLE_1)
+    return {
+        model_name(*model): [by_cell.get((column, *model)) for column in COLUMNS]
+        for model in models
+    }
+
+
+def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of them the head, as a Markdown table."""
+    texts = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([texts[0], "|---" * len(lines[0]) + "|", *texts[1:]]) + "\n"
+
+
+def details(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each cell, below a head: what it came to, its size and its time."""
+    head = "model,on,error,paper,mean of ten draws,seeds,parameters,passes,minutes a run"
+    lines = [tuple(head.split(","))]
+    for row in table(results):
+        runs = [result for result in results if cell_of(result) == cell_of(row)]
+        lines.append(
+            (
+                model_name(row["backbone"], row["transform"]),
+                row["distortion"],
+                measured(row),
+                str(row["paper"]),
+                f"{row['draws_mean']:.2f}",
+                " ".join(map(str, row["seeds"])),
+                f"{runs[0]['parameters']:,}",
+                f"{row['passes']:g}",
+                f"{mean(run['train_seconds'] for run in runs) / 60:.1f}",
+            )
+        )
+    return lines
 
 
 def beside_paper(row: dict[str, Any]) -> str:

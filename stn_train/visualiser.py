@@ -1,10 +1,11 @@
-"""Pictures of what a spatial transformer does, and of how a run went.
+"""Pictures of digits: what a spatial transformer does to them.
 
 Legend: N digits, C side of the input in pixels, S side of the transformer's output.
 
 Every function returns a matplotlib Figure that nothing else refers to; `save` writes it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,20 +13,17 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
 from stn_train.evaluator import BATCH, predict
-from stn_train.published import TABLE_1, model_name
 from stn_train.run_directory import Run
 
 GRID_LINES = 8
 """Lines of the sampling grid each way; the transformer samples far more points between them."""
-RIGHT, WRONG = "#1a7f37", "#cf222e"
+RIGHT, WRONG, GREY = "#1a7f37", "#cf222e", "#57606a"
 GRID_COLOUR = "#3fd07f"
 MEANS_DIGITS = 2000
 """A class mean over 200 digits looks the same as over 1,000."""
@@ -96,9 +94,10 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
 
 @torch.inference_mode()
 def class_means(run: Run, test: Digits) -> Figure:
-    """Mean image of each class before and after the transformer: the sharper, the better aligned.
+    """Mean of each class before and after the transformer: the sharper, the better aligned.
 
-    Without a transformer only the input's means are shown.
+    Below each mean the standard deviation, bright where the digits of a class differ. Without a
+    transformer only the inputs are shown.
     """
     distorted = test_set(test[:MEANS_DIGITS], run.config.distort, 0)
     inputs, outputs = [], []
@@ -107,60 +106,44 @@ def class_means(run: Run, test: Digits) -> Figure:
         inputs.append(images[:, 0])
         if run.model.transformer is not None:
             outputs.append(run.model.warp(images).output[:, 0])
-    rows = [("input", torch.cat(inputs))]
-    if outputs:
-        rows.append(("after the\ntransformer", torch.cat(outputs)))
     labels = distorted.digits.labels
+    rows = [("input:\nmean", class_by_class(torch.cat(inputs), labels, Tensor.mean))]
+    rows.append(("input:\ndeviation", class_by_class(torch.cat(inputs), labels, deviation)))
+    if outputs:
+        rows.append(("output:\nmean", class_by_class(torch.cat(outputs), labels, Tensor.mean)))
+        after = class_by_class(torch.cat(outputs), labels, deviation)
+        rows.append(("output:\ndeviation", after))
     figure = Figure(figsize=(11, 1.05 * len(rows) + 0.65), dpi=130, layout="constrained")
     axes = figure.subplots(len(rows), CLASSES, squeeze=False)
-    means = [
-        # A class without a digit, in a tiny test set, is black.
-        [images[labels == digit].mean(0).nan_to_num() for digit in range(CLASSES)]
-        for _, images in rows
-    ]
     # One brightness for all: an aligned class is brighter where its digits agree.
-    brightest = max(float(mean.max()) for row in means for mean in row)
-    for (name, _), row_means, row in zip(rows, means, axes, strict=True):
-        for mean, axis in zip(row_means, row, strict=True):
-            axis.imshow(mean.numpy(), cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
+    brightest = max(float(images.max()) for _, images in rows)
+    for (name, images), row in zip(rows, axes, strict=True):
+        for image, axis in zip(images, row, strict=True):
+            axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=brightest, interpolation="nearest")
             bare(axis)
         row[0].set_ylabel(name, fontsize=9)
     for digit in range(CLASSES):
         axes[0, digit].set_title(str(digit), fontsize=10)
     figure.suptitle(
-        f"{run.config.cell}: mean image of each class over {len(labels):,} test digits",
+        f"{run.config.cell}: mean and deviation of each class over {len(labels):,} test digits",
         fontsize=12,
         fontweight="bold",
     )
     return figure
 
 
-def learning_curves(title: str, metrics: list[dict[str, Any]]) -> Figure:
-    """Training loss and validation error over the passes of a run, from its metrics.jsonl."""
-    figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
-    panels = figure.subplots(1, 2)
-    curves = [
-        ("train", "loss", "training loss", "tab:blue"),
-        ("validation", "validation_error_percent", "validation error (%)", "tab:orange"),
-    ]
-    for axis, (kind, field, name, colour) in zip(panels, curves, strict=True):
-        records = [record for record in metrics if record["kind"] == kind]
-        passes = [record["pass"] for record in records]
-        values = [record[field] for record in records]
-        axis.plot(passes, values, color=colour, marker="." if len(values) < 60 else "")
-        axis.set(xlabel="passes over the training digits", ylabel=name, xlim=(0, None))
-        if values and min(values) > 0:
-            axis.set_yscale("log")
-            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axis.yaxis.set_major_formatter("{x:g}")
-            axis.yaxis.set_minor_locator(NullLocator())
-        if values:
-            axis.set_title(f"{name}, at the end {values[-1]:.3g}", fontsize=10)
-        else:
-            axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
-        axis.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=12, fontweight="bold")
-    return figure
+def class_by_class(
+    images: Tensor, labels: Tensor, statistic: Callable[[Tensor, int], Tensor]
+) -> Tensor:
+    """A statistic over the images (N, S, S) of each class: (10, S, S)."""
+    parts = [images[labels == digit] for digit in range(CLASSES)]
+    # A class without a digit, in a tiny test set, is black.
+    return torch.stack([statistic(part, 0).nan_to_num() for part in parts])
+
+
+def deviation(images: Tensor, dimension: int) -> Tensor:
+    """The standard deviation of images along a dimension."""
+    return images.std(dimension, correction=0)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -177,44 +160,6 @@ def one_of_each(labels: Tensor) -> Tensor:
     longest = max(len(members) for members in by_class)
     turns = [members[turn : turn + 1] for turn in range(longest) for members in by_class]
     return torch.cat(turns)
-
-
-def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
-    """The paper's table as a picture: each cell's measured and published error, a panel a column.
-
-    rows: of `stn_train.table.table`; circumstances stand below.
-    """
-    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
-    models = [model_name(*model) for model in dict.fromkeys(cell[1:] for cell in TABLE_1)]
-    figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True)
-    for axis, column in zip(panels, columns, strict=True):
-        shown = [row for row in rows if row["distortion"] == column]
-        for row in shown:
-            place = models.index(model_name(row["backbone"], row["transform"]))
-            colour = RIGHT if row["mean"] <= row["paper"] else WRONG
-            axis.errorbar(row["mean"], place, xerr=row["std"], fmt="o", color=colour, capsize=3)
-            axis.plot(row["paper"], place, "D", mfc="none", mec="#57606a", ms=8)
-            axis.annotate(
-                f"{row['mean']:.2f}",
-                (max(row["mean"], row["paper"]), place),
-                xytext=(9, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        widest = max([max(row["mean"], row["paper"]) for row in shown], default=1.0)
-        axis.set(title=column, xlabel="test error in %", xlim=(0, 1.25 * widest))
-        axis.grid(axis="x", alpha=0.3)
-    panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
-    marks = [
-        Line2D([], [], ls="", marker="o", color=RIGHT, label="measured, at or below the paper"),
-        Line2D([], [], ls="", marker="o", color=WRONG, label="measured, above the paper"),
-        Line2D([], [], ls="", marker="D", mfc="none", mec="#57606a", label="Table 1 of the paper"),
-    ]
-    figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False)
-    figure.supxlabel(circumstances, fontsize=7, color="#57606a")
-    return figure
 
 
 def worst_mistakes(run: Run, distorted: DistortedDigits) -> Tensor:
@@ -256,14 +201,17 @@ def draw_digit(place: Any, looked: Looked, number: int) -> None:
 
 def draw_grid(axis: Axes, grid: Tensor) -> None:
     """Some lines of a sampling grid (H, W, 2) in pixels, its border thicker."""
+    widths = [1.4 if number in (0, GRID_LINES - 1) else 0.5 for number in range(GRID_LINES)] * 2
+    lines = LineCollection(grid_lines(grid), linewidths=widths, colors=GRID_COLOUR)
+    axis.add_collection(lines)
+
+
+def grid_lines(grid: Tensor) -> list[Any]:
+    """Evenly spaced rows, then columns, of a sampling grid (H, W, 2)."""
     height, width = grid.shape[:2]
     rows = torch.linspace(0, height - 1, GRID_LINES).round().long()
     columns = torch.linspace(0, width - 1, GRID_LINES).round().long()
-    lines = [*grid[rows].unbind(0), *grid[:, columns].unbind(1)]
-    widths = [1.4 if number in (0, GRID_LINES - 1) else 0.5 for number in range(GRID_LINES)] * 2
-    axis.add_collection(
-        LineCollection([line.numpy() for line in lines], linewidths=widths, colors=GRID_COLOUR)
-    )
+    return [line.numpy() for line in (*grid[rows].unbind(0), *grid[:, columns].unbind(1))]
 
 
 def bare(axis: Axes) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from stn_train import cli, data, mnist
+from stn_train import cli_model, cli_train, data, mnist
 from stn_train.cli_table import run_table
 from stn_train.config import Config
 from stn_train.config_file import Source, check
@@ -103,9 +103,9 @@ def load_script(name: str) -> Any:
 
 
 COMMANDS = {
-    "stn-train": cli.run_train,
-    "stn-eval": cli.run_eval,
-    "stn-visualize": cli.run_visualize,
+    "stn-train": cli_train.run_train,
+    "stn-eval": cli_model.run_eval,
+    "stn-visualize": cli_model.run_visualize,
     "stn-table": run_table,
 }
 

@@ -13,7 +13,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from stn_train import cli, data, visualiser
+from stn_train import cli_model, cli_train, data, visualiser
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import (
@@ -51,12 +51,12 @@ def flags(app) -> set[str]:
     ("app", "expected"),
     [
         (
-            cli.run_train,
+            cli_train.run_train,
             "--config --set --seed --device --out --resume --accept-changes --data-dir "
             "--list-configs",
         ),
-        (cli.run_eval, "run --json --draws --distortion --device --data-dir"),
-        (cli.run_visualize, "run --out --picture --misclassified --digits --data-dir"),
+        (cli_model.run_eval, "run --json --draws --distortion --device --data-dir"),
+        (cli_model.run_visualize, "run --out --picture --misclassified --digits --data-dir"),
     ],
 )
 def test_flags_are_these(app, expected):
@@ -82,8 +82,8 @@ def test_help_has_an_example_and_the_exit_codes(name, command):
 
 HELP = """
 import contextlib, io, sys, time
-from stn_train import cli
-for app in (cli.run_train, cli.run_eval, cli.run_visualize):
+from stn_train import cli_model, cli_train
+for app in (cli_train.run_train, cli_model.run_eval, cli_model.run_visualize):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         sys.argv = ["stn", "--help"]
         app()
@@ -229,7 +229,7 @@ def chain(tmp_path_factory, tiny):
     (folder / "small.yaml").write_text(yaml.safe_dump(settings.as_dict()))
     arguments = ["--config", folder / "small.yaml", "--out", folder / "run", "--seed", 3]
     arguments += ["--set", "train.log_every=2", "--device", "cpu"]
-    result = CliRunner().invoke(cli.run_train, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(cli_train.run_train, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return folder / "run", result
 
@@ -253,7 +253,7 @@ def test_overrides_and_seed_are_in_the_config_of_the_run(chain):
 
 
 def test_run_is_named_after_config_and_seed(command, config, nowhere, monkeypatch):
-    monkeypatch.setattr(cli, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
     for _ in range(2):
         result = command("stn-train", "--config", config, "--seed", 5, "--device", "cpu")
         assert result.exit_code == 0
@@ -264,7 +264,7 @@ def test_run_is_named_after_config_and_seed(command, config, nowhere, monkeypatc
 def test_run_trained_again_is_named_after_its_run_directory(
     command, config, nowhere, monkeypatch, inside
 ):
-    monkeypatch.setattr(cli, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
     (nowhere / "first").mkdir()
     (nowhere / config).rename(nowhere / "first" / "config.yaml")
     if inside:
@@ -302,7 +302,7 @@ def test_published_error_stands_beside_that_of_the_same_cell_on_mnist(
     digits = data.render_font_digits(8000, 2000, 0)  # in the place of MNIST
     monkeypatch.setattr(data, "load_mnist", lambda _: digits)
     monkeypatch.setattr(data, "find_raw", lambda _: Path("here"))
-    monkeypatch.setattr(cli, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
     changes = [f"data.source={source}", f"distortion={distortion}", "train.epochs=1"]
     arguments = [argument for change in changes for argument in ("--set", change)]
     result = command("stn-train", "--config", config, "--device", "cpu", *arguments)

@@ -22,7 +22,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from pathlib import Path
 import kills, torch
-from stn_train.cli import command
+from stn_train.command import command
 from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory
 from stn_train.trainer import train

@@ -1,0 +1,196 @@
+"""Charts of numbers: how runs went, where a model is wrong, what its transformer undoes.
+
+Every function returns a matplotlib Figure that nothing else refers to; `save` writes it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
+
+from stn_train.data import test_set
+from stn_train.digits import CLASSES, Digits
+from stn_train.evaluator import predict, wilson_interval
+from stn_train.poses import deviations, spread, undoing
+from stn_train.published import TABLE_1, model_name
+from stn_train.run_directory import Run
+from stn_train.visualiser import GREY, RIGHT, WRONG
+
+CURVES = (
+    ("train", "loss", "training loss"),
+    ("validation", "validation_error_percent", "validation error (%)"),
+)
+"""Kind of record, field and name of what is drawn over the passes of a run."""
+
+POSES = {
+    "angle_deg": ("angle", "°"),
+    "scale": ("scale", ""),
+    "right_px": ("shift right", " px"),
+    "down_px": ("shift down", " px"),
+}
+"""The fields of `Poses`: name and unit."""
+
+POSES_DIGITS = 2000
+
+LEAST_SPREAD = 1e-3
+"""What the distortion varies by less than this is not drawn."""
+
+
+def learning_curves(title: str, metrics: Mapping[str, list[dict[str, Any]]]) -> Figure:
+    """Training loss over the passes of runs, from each one's metrics.jsonl.
+
+    Beside it the validation error, where a run has measured it.
+    """
+    kinds = {record["kind"] for records in metrics.values() for record in records}
+    shown = [curve for curve in CURVES if curve[0] in kinds] or CURVES[:1]
+    figure = Figure(figsize=(1 + 4 * len(shown), 3.6), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axis, (kind, field, name) in zip(panels, shown, strict=True):
+        last: list[float] = []
+        for run, records in metrics.items():
+            points = [(each["pass"], each[field]) for each in records if each["kind"] == kind]
+            if points:
+                marker = "." if len(points) < 60 else ""
+                axis.plot(*zip(*points, strict=True), marker=marker, label=run)
+                last.append(points[-1][1])
+        axis.set(xlabel="passes over the training digits", ylabel=name, xlim=(0, None))
+        logarithmic(axis)
+        if not last:
+            axis.text(0.5, 0.5, "nothing yet", transform=axis.transAxes, ha="center")
+        elif len(metrics) == 1:
+            axis.set_title(f"{name}, at the end {last[0]:.3g}", fontsize=10)
+        axis.grid(alpha=0.3)
+    if len(metrics) > 1:
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=3, fontsize=8)
+    figure.suptitle(title, fontsize=12, fontweight="bold")
+    return figure
+
+
+def logarithmic(axis: Axes) -> None:
+    """A logarithmic y axis with plain numbers, where all that is drawn is above zero."""
+    if axis.lines and axis.dataLim.y0 > 0:
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
+
+
+def class_errors(run: Run, test: Digits) -> Figure:
+    """Where a model is wrong: the error of each class, and what was taken for what."""
+    labels = test.labels
+    predictions = predict(run.model, test_set(test, run.config.distort, 0)).argmax(1)  # (N,)
+    pairs = torch.bincount(labels * CLASSES + predictions, minlength=CLASSES**2)
+    confusion = pairs.view(CLASSES, CLASSES)
+    figure = Figure(figsize=(10, 4.4), dpi=130, layout="constrained")
+    bars, table = figure.subplots(1, 2)
+    for digit, row in enumerate(confusion.tolist()):
+        count, wrong = sum(row), sum(row) - row[digit]
+        if count:
+            low, high = wilson_interval(wrong, count)
+            error = 100 * wrong / count
+            bars.bar(digit, error, color="tab:blue")
+            bars.errorbar(digit, error, [[error - low], [high - error]], color="black", capsize=3)
+    bars.set(xlabel="true digit", ylabel="error in % (bars: 95 % interval)", xticks=range(CLASSES))
+    bars.grid(axis="y", alpha=0.3)
+    mistakes = confusion.clone().fill_diagonal_(0)
+    table.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(int(mistakes.max()), 1))
+    for digit, other in mistakes.nonzero().tolist():
+        dark = 2 * mistakes[digit, other] > mistakes.max()
+        colour = "white" if dark else "black"
+        number = str(int(mistakes[digit, other]))
+        table.text(other, digit, number, ha="center", va="center", color=colour, fontsize=8)
+    table.set(xlabel="prediction", ylabel="true digit", title="mistakes")
+    table.set(xticks=range(CLASSES), yticks=range(CLASSES))
+    total, count = int(mistakes.sum()), len(labels)
+    heading = f"{total} of {count:,} test digits wrong, {100 * total / count:.2f} %"
+    figure.suptitle(f"{run.config.cell}: {heading}", fontsize=12, fontweight="bold")
+    return figure
+
+
+def poses_undone(run: Run, test: Digits) -> Figure:
+    """What the distortion did to digits against what the transformer undoes, and what is left.
+
+    Only what the distortion varies is drawn. Colours are classes: a class may have an upright of
+    its own. Raises ConfigError if the model has no transformer.
+    """
+    undone = undoing(run, test_set(test[:POSES_DIGITS], run.config.distort, 0))
+    shown = [name for name in POSES if spread(getattr(undone.true, name), name) > LEAST_SPREAD] or [
+        "angle_deg"
+    ]
+    figure = Figure(figsize=(3.3 * max(len(shown), 2), 6.4), dpi=130, layout="constrained")
+    columns = figure.subplots(2, len(shown), squeeze=False).T
+    for (above, below), name in zip(columns, shown, strict=True):
+        true, predicted, left = (
+            getattr(poses, name) for poses in (undone.true, undone.predicted, undone.left)
+        )
+        word, unit = POSES[name]
+        above.scatter(true, predicted, 3, undone.labels, cmap="tab10", alpha=0.6, linewidths=0)
+        above.set(title=word, xlabel="by the distortion", ylabel="as the transformer takes it")
+        above.grid(alpha=0.3)
+        parts = [deviations(true, name), deviations(left, name)]
+        names = ["before", "after"]
+        edge = 1.05 * max(float(part.abs().quantile(0.995)) for part in parts)
+        below.hist(
+            [part.numpy() for part in parts],
+            bins=40,
+            range=(-edge, edge),
+            histtype="stepfilled",
+            alpha=0.6,
+            label=names,
+        )
+        within = spread(left, name, undone.labels)
+        below.set_title(
+            f"spread {spread(true, name):.3g}{unit} before, {spread(left, name):.3g}{unit} after\n"
+            f"({within:.3g}{unit} within a class)",
+            fontsize=9,
+        )
+        below.set(xlabel=f"{word}, less its mean", yticks=[])
+        below.legend(frameon=False, fontsize=8)
+    heading = f"{run.config.cell}: does the transformer undo the distortion?"
+    figure.suptitle(heading, fontsize=12, fontweight="bold")
+    note = "Digits differ in slant, size and place before any distortion, and that counts here too."
+    figure.supxlabel(note, fontsize=8, color=GREY)
+    return figure
+
+
+def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
+    """The paper's table as a picture: each cell's measured and published error, a panel a column.
+
+    rows: of `stn_train.table.table`; circumstances stand below.
+    """
+    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
+    models = [model_name(*model) for model in dict.fromkeys(cell[1:] for cell in TABLE_1)]
+    figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True)
+    for axis, column in zip(panels, columns, strict=True):
+        shown = [row for row in rows if row["distortion"] == column]
+        for row in shown:
+            place = models.index(model_name(row["backbone"], row["transform"]))
+            colour = RIGHT if row["mean"] <= row["paper"] else WRONG
+            axis.errorbar(row["mean"], place, xerr=row["std"], fmt="o", color=colour, capsize=3)
+            axis.plot(row["paper"], place, "D", mfc="none", mec=GREY, ms=8)
+            axis.annotate(
+                f"{row['mean']:.2f}",
+                (max(row["mean"], row["paper"]), place),
+                xytext=(9, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        widest = max([max(row["mean"], row["paper"]) for row in shown], default=1.0)
+        axis.set(title=column, xlabel="test error in %", xlim=(0, 1.25 * widest))
+        axis.grid(axis="x", alpha=0.3)
+    panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+    marks = [
+        Line2D([], [], ls="", marker="o", color=RIGHT, label="measured, at or below the paper"),
+        Line2D([], [], ls="", marker="o", color=WRONG, label="measured, above the paper"),
+        Line2D([], [], ls="", marker="D", mfc="none", mec=GREY, label="Table 1 of the paper"),
+    ]
+    figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False)
+    figure.supxlabel(circumstances, fontsize=7, color=GREY)
+    return figure

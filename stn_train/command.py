@@ -1,0 +1,84 @@
+"""What the commands share: options, and errors told in plain words with their exit codes.
+
+Nothing heavy is imported before a command runs, so that --help answers at once.
+"""
+
+import functools
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+from stn_train.errors import StnError
+from stn_train.signals import Terminated, end_on_sigterm
+
+P = ParamSpec("P")
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
+    "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
+    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated: a run has then been "
+    "saved and can be resumed."
+)
+
+
+class Device(StrEnum):
+    """Where to compute; auto takes a GPU if there is one."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+RunArgument = Annotated[
+    Path,
+    typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory, or a checkpoint file."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder with MNIST (a torchvision root). Else $STN_DATA_DIR, ./data, cache."),
+]
+
+
+def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
+    """Make a function a console script of its own, with errors told in plain words."""
+
+    def decorate(function: Callable[P, None]) -> Callable[[], None]:
+        app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)
+        app.command(epilog=f"{epilog}\n\n{EXIT_CODES}")(guarded(function))
+        return app
+
+    return decorate
+
+
+def guarded(function: Callable[P, None]) -> Callable[P, None]:
+    """The function, but errors end the program with a message and their exit code."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        end_on_sigterm()
+        try:
+            function(*args, **kwargs)
+        except StnError as error:
+            fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            raise  # the reader of our output has gone: click ends quietly
+        except OSError as error:
+            fail(str(error), StnError.exit_code)
+        except KeyboardInterrupt:
+            fail("interrupted", 130)
+        except Terminated:
+            fail("terminated", 143)
+
+    return guarded
+
+
+def fail(message: str, exit_code: int) -> None:
+    """End the program with a message on standard error."""
+    for line in message.splitlines():
+        typer.echo(f"error: {line}" if not line.startswith(" ") else f"     {line}", err=True)
+    raise typer.Exit(exit_code)
