@@ -101,7 +101,7 @@ class Page:
             assert images is not None  # there are as many rows as kinds of images
             self.images.append([])
             for axis, image in zip(row, images, strict=True):
-                self.images[-1].append(axis.imshow(image, cmap="gray", vmin=0, vmax=1))
+                self.images[-1].append(axis.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1))
                 bare(axis)
         self.lines: list[LineCollection] = []
         self.heads = []
@@ -118,12 +118,13 @@ class Page:
         self.title.set_text(frame.title)
         for row, images in zip(self.images, [looked.inputs, looked.outputs], strict=False):
             for artist, image in zip(row, images if images is not None else [], strict=True):
-                artist.set_data(image)
+                artist.set_data(image.numpy())
         for number, (lines, head) in enumerate(zip(self.lines, self.heads, strict=True)):
             if looked.grid is not None:
                 lines.set_segments(grid_lines(looked.grid[number]))
             label, prediction = int(looked.labels[number]), int(looked.predictions[number])
-            head.set(text=f"→ {prediction}", color=RIGHT if label == prediction else WRONG)
+            right = label == prediction
+            head.set(text=f"→ {prediction}{'' if right else ' ✗'}", color=RIGHT if right else WRONG)
         stream = io.BytesIO()
         self.figure.savefig(stream, format="png")
         return Image.open(stream).convert("RGB")

@@ -94,11 +94,17 @@ def class_errors(run: Run, test: Digits) -> Figure:
             low, high = wilson_interval(wrong, count)
             error = 100 * wrong / count
             bars.bar(digit, error, color="tab:blue")
-            bars.errorbar(digit, error, [[error - low], [high - error]], color="black", capsize=3)
+            bars.errorbar(
+                digit,
+                error,
+                [[max(error - low, 0)], [max(high - error, 0)]],
+                color="black",
+                capsize=3,
+            )
     bars.set(xlabel="true digit", ylabel="error in % (bars: 95 % interval)", xticks=range(CLASSES))
     bars.grid(axis="y", alpha=0.3)
     mistakes = confusion.clone().fill_diagonal_(0)
-    table.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(int(mistakes.max()), 1))
+    table.imshow(mistakes.numpy(), cmap="Reds", vmin=0, vmax=max(int(mistakes.max()), 1))
     for digit, other in mistakes.nonzero().tolist():
         dark = 2 * mistakes[digit, other] > mistakes.max()
         colour = "white" if dark else "black"

@@ -1,4 +1,4 @@
-"""`stn-eval` and `stn-visualize`: what a trained model is worth and what it does."""
+"""`stn-eval`, `stn-visualize`, `stn-export`: a trained model measured, drawn, written."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stn_train.command import DataDirOption, Device, DeviceOption, RunArgument, command
+from stn_train.command import DataDirOption, Device, DeviceOption, JsonOption, RunArgument, command
 from stn_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,10 +27,17 @@ class Picture(StrEnum):
     curves = "curves"
 
 
+class Form(StrEnum):
+    """What a model is exported as."""
+
+    onnx = "onnx"
+    pt2 = "pt2"
+
+
 @command("Example: stn-eval runs/rts_affine-seed1 --json")
 def run_eval(
     run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
     draws: Annotated[
         int | None,
         typer.Option(
@@ -153,6 +160,35 @@ def run_visualize(
     typer.echo(f"picture     {visualiser.save(figure, path)}")
 
 
+@command("Example: stn-export runs/rts_affine-seed1 --format onnx")
+def run_export(
+    run: RunArgument,
+    form: Annotated[
+        Form, typer.Option("--format", help="onnx: for other programs; pt2: for PyTorch.")
+    ] = Form.onnx,
+    out: Annotated[
+        Path | None, typer.Option(help="The file. Default: beside the checkpoint, model.onnx.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a trained model for other programs, run the file, and compare."""
+    from stn_train.atomic import pretty_json
+    from stn_train.exporter import BATCHES, export
+    from stn_train.run_directory import load_run
+
+    loaded = load_run(run)
+    path = out or beside(loaded, f"model.{form}")
+    difference = export(loaded, form, path)
+    if as_json:
+        side = loaded.config.distort.canvas_px
+        report = {"file": str(path), "format": form, "input": [None, 1, side, side]}
+        typer.echo(pretty_json(report | {"largest_difference": difference}))
+        return
+    typer.echo(f"exported    {path}, {path.stat().st_size / 1e6:.1f} MB")
+    batches = " and ".join(map(str, BATCHES))
+    typer.echo(f"checked     batches of {batches}: logits differ by {difference:.1g} at most")
+
+
 def beside(run: "Run", name: str) -> Path:
     """Where a picture goes: a run's own are of its newest checkpoint, others say of which."""
     checkpoint = run.checkpoint
@@ -164,7 +200,9 @@ def picture_path(
 ) -> Path:
     """The path, if a picture can be written there."""
     if path.suffix.lower() not in suffixes:
-        raise ConfigError([f"{flag} {path}: the name must end in {' or '.join(suffixes)}"])
+        *most, last = suffixes
+        can = f"{', '.join(most)} or {last}" if most else last
+        raise ConfigError([f"{flag} {path}: the name must end in {can}"])
     return path
 
 

@@ -7,7 +7,15 @@ import typer
 
 from stn_train.atomic import pretty_json
 from stn_train.cli_model import picture_path
-from stn_train.command import EXIT_CODES, DataDirOption, Device, DeviceOption, guarded
+from stn_train.command import (
+    EXIT_CODES,
+    DataDirOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    guarded,
+)
 from stn_train.errors import ConfigError, StnError
 
 run_table = typer.Typer(
@@ -44,13 +52,15 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/table"),
     device: DeviceOption = Device.auto,
     data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Train what is missing; what was stopped goes on. May itself be stopped at any time."""
     import os
 
     from stn_train.device import choose_device
     from stn_train.jobs import TimeLeft, run_jobs
-    from stn_train.progress import tell
+    from stn_train.progress import teller
     from stn_train.table import cells_like, grid, markdown, missing, results_in, table
 
     where = choose_device(device)
@@ -61,6 +71,7 @@ def run(
     ready, left = len(all_jobs) - len(jobs_left), TimeLeft(jobs_left)
     cores = os.cpu_count() or 1
     workers = jobs or (cores if where.type == "cpu" else min(4, cores))
+    tell = teller(quiet)
     tell(f"{len(all_jobs)} runs, {ready} of them finished already; {workers} at a time")
     failed, elsewhere = [], 0
     for outcome in run_jobs(jobs_left, out, workers, where, data_dir):
@@ -75,7 +86,8 @@ def run(
     if elsewhere:
         tell(f"{elsewhere} runs are left to others; run the command again when they have ended")
     if ready > len(failed):
-        typer.echo(markdown(table(results_in(out))), nl=False)
+        rows = table(results_in(out))
+        typer.echo(pretty_json(rows) if as_json else markdown(rows).rstrip())
     if failed:
         names = ", ".join(sorted(outcome.job.name for outcome in failed))
         error = StnError(f"{len(failed)} runs failed: {names}; run the command again to go on")
@@ -90,7 +102,7 @@ def show(
         Path | None,
         typer.Argument(help="Folder of the runs. Default: the results that ship with the program."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
+    as_json: JsonOption = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Comma-separated values.")] = False,
     png: Annotated[
@@ -128,7 +140,7 @@ def show(
 def compare_runs(
     runs_a: Annotated[Path, typer.Argument(help="A run, or a folder of runs.")],
     runs_b: Annotated[Path, typer.Argument(help="What to compare them with.")],
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare runs on the same test digits: the difference of errors and its 95 % interval."""
     from stn_train.comparison import compare

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stn_train.cli_model import tell_errors
-from stn_train.command import DataDirOption, Device, DeviceOption, command
+from stn_train.command import DataDirOption, Device, DeviceOption, JsonOption, QuietOption, command
 from stn_train.errors import ConfigError
+from stn_train.shipped import complete_config, shipped_configs
 
 if TYPE_CHECKING:
+    import torch
+
     from stn_train.config import Config
+    from stn_train.data import Splits
     from stn_train.run_directory import RunDirectory
 
 RUNS = Path("runs")
@@ -21,7 +25,11 @@ RUNS = Path("runs")
 def run_train(
     config: Annotated[
         str | None,
-        typer.Option(help="A YAML file, or the bare name of a shipped config.", metavar="NAME"),
+        typer.Option(
+            help="A YAML file, or the bare name of a shipped config.",
+            metavar="NAME",
+            autocompletion=complete_config,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -49,17 +57,25 @@ def run_train(
         typer.Option("--accept-changes", help="With --resume: go on although settings differ."),
     ] = False,
     data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Take a few steps, leave nothing, tell how long all take."),
+    ] = False,
+    doctor: Annotated[
+        bool, typer.Option("--doctor", help="Tell versions, devices, data and disk, and end.")
+    ] = False,
     list_configs: Annotated[
         bool, typer.Option("--list-configs", help="List the shipped configs and end.")
     ] = False,
 ) -> None:
     """Train a spatial transformer network (or a baseline) on distorted digits and test it."""
-    from stn_train.config_file import changed_config, load_config, shipped_configs
-
     if list_configs:
-        for path in shipped_configs():
-            title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-            typer.echo(f"{path.name:26} {title}")
+        tell_configs()
+        return
+    if doctor:
+        tell_doctor(device, data_dir, as_json)
         return
     overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
     stopped = None if resume is None or resume == "auto" else Path(resume)
@@ -67,39 +83,38 @@ def run_train(
         raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
     if stopped is not None and out is not None:
         raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
-    if config is not None:
-        settings = load_config(config, overrides)
-    elif stopped is None:
-        raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
+    settings = settings_of(config, overrides, stopped)
 
-    from stn_train.album import PICTURES, pictures_of
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
-    from stn_train.progress import progress, tell
-    from stn_train.run_directory import Run, RunDirectory
-    from stn_train.trainer import train
-    from stn_train.visualiser import save
+    from stn_train.progress import teller
 
-    if stopped is not None:
-        old = RunDirectory(stopped)
-        if tell_if_complete(old):
-            return
-        if config is None:
-            settings = changed_config(old.trained_config(), overrides)
+    if stopped is not None and tell_if_complete(stopped, as_json):
+        return
     keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
-    tell(f"digits: {splits.origin}")
+    teller(quiet)(f"digits: {splits.origin}")
+    if dry_run:
+        tell_rehearsal(settings, splits, where, as_json)
+        return
     with open_run(resume, out, f"{config_name(config)}-seed{settings.seed}") as run:
-        if tell_if_complete(run):
-            return
-        result = train(settings, splits, run, where, progress(), accept_changes)
-        tell_result(settings, result.summary)
-        typer.echo(f"run         {run.path}")
-        trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
-        for picture in pictures_of(settings):
-            figure = PICTURES[picture](trained, splits.test)
-            typer.echo(f"picture     {save(figure, run.path / f'{picture}.png')}")
+        if not tell_if_complete(run.path, as_json):
+            train_in(run, settings, splits, where, accept_changes, quiet, as_json)
+
+
+def settings_of(config: str | None, overrides: list[str], stopped: Path | None) -> "Config":
+    """The config that is named; else that of the run to go on with. With overrides."""
+    from stn_train.config_file import changed_config, load_config
+
+    if config is not None:
+        return load_config(config, overrides)
+    if stopped is None:
+        raise ConfigError(["name a config with --config; --list-configs shows the shipped ones"])
+
+    from stn_train.run_directory import RunDirectory
+
+    return changed_config(RunDirectory(stopped).trained_config(), overrides)
 
 
 def open_run(resume: str | None, out: Path | None, name: str) -> "RunDirectory":
@@ -121,12 +136,56 @@ def config_name(config: str | None) -> str:
     return path.absolute().parent.name if path.stem == "config" else path.stem
 
 
-def tell_if_complete(run: "RunDirectory") -> bool:
-    """Say that there is nothing left to do, if so."""
-    if run.result.exists():
+def train_in(
+    run: "RunDirectory",
+    settings: "Config",
+    splits: "Splits",
+    device: "torch.device",
+    accept_changes: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Train in a folder, tell what came of it, and draw its pictures."""
+    from stn_train.album import PICTURES, pictures_of
+    from stn_train.atomic import pretty_json
+    from stn_train.observer import Observers
+    from stn_train.progress import progress
+    from stn_train.run_directory import Run
+    from stn_train.trainer import train
+    from stn_train.visualiser import save
+
+    observers = [progress(quiet)]
+    if settings.log.tensorboard:
+        from stn_train.tensorboard import TensorBoard
+
+        observers.append(TensorBoard(run.tensorboard, splits.training, settings.distort))
+    result = train(settings, splits, run, device, Observers(observers), accept_changes)
+    trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
+    pictures = [
+        save(PICTURES[name](trained, splits.test), run.path / f"{name}.png")
+        for name in pictures_of(settings)
+    ]
+    if as_json:
+        typer.echo(pretty_json(result.summary))
+        return
+    tell_result(settings, result.summary)
+    typer.echo(f"run         {run.path}")
+    for path in pictures:
+        typer.echo(f"picture     {path}")
+
+
+def tell_if_complete(path: Path, as_json: bool) -> bool:
+    """Say that there is nothing left to do in a run directory, if so."""
+    from stn_train.run_directory import RunDirectory
+
+    run = RunDirectory(path)
+    if not run.result.exists():
+        return False
+    if as_json:
+        typer.echo(run.result.read_text(encoding="utf-8"), nl=False)
+    else:
         typer.echo(f"{run.path} is complete; stn-eval {run.path} shows its test error")
-        return True
-    return False
+    return True
 
 
 def tell_result(config: "Config", summary: dict[str, Any]) -> None:
@@ -142,3 +201,42 @@ def tell_result(config: "Config", summary: dict[str, Any]) -> None:
         f"model       {summary['parameters']:,} parameters, {summary['passes']:g} x "
         f"{summary['training_digits']:,} digits in {summary['train_seconds']:.0f} s"
     )
+
+
+def tell_rehearsal(
+    settings: "Config", splits: "Splits", device: "torch.device", as_json: bool
+) -> None:
+    """Try out a run, and tell what the whole of it would take."""
+    from stn_train.atomic import pretty_json
+    from stn_train.rehearsal import rehearse
+
+    done = rehearse(settings, splits, device)
+    if as_json:
+        typer.echo(pretty_json(done._asdict()))
+        return
+    typer.echo(f"{settings.cell}: {done.parameters:,} parameters, {done.steps:,} steps on {device}")
+    typer.echo(f"a step      {1000 * done.step_seconds:.1f} ms")
+    typer.echo(f"the test    {done.test_seconds:.0f} s, {settings.evaluate.draws} draws")
+    typer.echo(f"the run     {done.total_seconds / 60:.1f} min, if the machine stays as it is")
+
+
+def tell_configs() -> None:
+    """The shipped configs, with their titles."""
+    for path in shipped_configs():
+        title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        typer.echo(f"{path.name:26} {title}")
+
+
+def tell_doctor(device: Device, data_dir: Path | None, as_json: bool) -> None:
+    """What to paste into a report of a problem."""
+    from stn_train.atomic import pretty_json
+    from stn_train.device import choose_device
+    from stn_train.doctor import examine
+
+    found = examine(choose_device(device), data_dir)
+    if as_json:
+        typer.echo(pretty_json(found))
+        return
+    for key, value in found.items():
+        for number, line in enumerate(value if isinstance(value, list) else [value]):
+            typer.echo(f"{'' if number else key:16}{line}")

@@ -43,6 +43,9 @@ DataDirOption = Annotated[
     typer.Option(help="Folder with MNIST (a torchvision root). Else $STN_DATA_DIR, ./data, cache."),
 ]
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only warnings.")]
+
 
 def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
     """Make a function a console script of its own, with errors told in plain words."""

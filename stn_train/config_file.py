@@ -15,6 +15,7 @@ from stn_train.config import Config, ModelSettings, TrainSettings
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.settings import Settings
+from stn_train.shipped import config_directories, shipped_configs
 
 MAX_CONFIG_BYTES = 100_000
 """A config is a page of text; anything larger is another file."""
@@ -79,19 +80,6 @@ def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) ->
     if problems:
         raise ConfigError(sorted(problems, key=line_number))
     return config
-
-
-def config_directories() -> list[Path]:
-    """Where bare names are looked up: the working directory, then the shipped configs."""
-    package = Path(__file__).parent
-    shipped = package / "configs"
-    # In a checkout the configs lie beside the package; in an installation inside it.
-    return [Path.cwd(), shipped if shipped.is_dir() else package.parent / "configs"]
-
-
-def shipped_configs() -> list[Path]:
-    """The configs that come with the program, by name."""
-    return sorted(config_directories()[-1].glob("*.yaml"))
 
 
 def find_config(name: str) -> Path:

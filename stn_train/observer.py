@@ -1,16 +1,29 @@
 """Who is told how a run goes."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from stn_train.config import Config
 from stn_train.models import DigitClassifier
 
 
+class Start(NamedTuple):
+    """What a run is about to do."""
+
+    config: Config
+    model: DigitClassifier
+    """As it is trained, not as it is averaged."""
+    step: int
+    """Steps that are done already."""
+    steps: int
+    """Steps that will be done in the end."""
+
+
 class Observer:
     """Told how a run goes; this one keeps it to itself."""
 
-    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
-        """The run is about to take its first of ``steps`` steps."""
+    def started(self, start: Start) -> None:
+        """The run begins, or goes on."""
 
     def stepped(self, step: int) -> None:
         """``step`` steps are done."""
@@ -23,3 +36,35 @@ class Observer:
 
     def stopped(self) -> None:
         """No more steps will be taken: all are done, or something went wrong."""
+
+
+class Observers(Observer):
+    """Tells several."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = observers
+
+    def started(self, start: Start) -> None:
+        """See `Observer.started`."""
+        for each in self.observers:
+            each.started(start)
+
+    def stepped(self, step: int) -> None:
+        """See `Observer.stepped`."""
+        for each in self.observers:
+            each.stepped(step)
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """See `Observer.logged`."""
+        for each in self.observers:
+            each.logged(record)
+
+    def warned(self, message: str) -> None:
+        """See `Observer.warned`."""
+        for each in self.observers:
+            each.warned(message)
+
+    def stopped(self) -> None:
+        """See `Observer.stopped`."""
+        for each in self.observers:
+            each.stopped()

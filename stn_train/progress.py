@@ -2,44 +2,46 @@
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
 
-from stn_train.config import Config
-from stn_train.models import DigitClassifier, parameter_count
-from stn_train.observer import Observer
+from stn_train.models import parameter_count
+from stn_train.observer import Observer, Start
 
 SECONDS_BETWEEN_LINES = 10
 
 
-def progress() -> Observer:
+def progress(quiet: bool = False) -> Observer:
     """What suits where standard error goes."""
+    if quiet:
+        return Quiet()
     return ProgressBar() if sys.stderr.isatty() else ProgressLines()
 
 
-class Progress(Observer):
+class Quiet(Observer):
+    """Says nothing but that something is wrong."""
+
+    def warned(self, message: str) -> None:
+        """Say it above a bar, or in a line of its own."""
+        tqdm.write(f"warning: {message}", sys.stderr)
+
+
+class Progress(Quiet):
     """Keeps the newest reading of each kind."""
 
-    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
+    def started(self, start: Start) -> None:
         """Say what is trained."""
         self.newest: dict[str, Any] = {}
-        self.steps, self.began, self.before = steps, time.perf_counter(), -1
-        where = f"{next(model.parameters()).device.type}, seed {config.seed}"
-        tell(f"{config.cell}: {parameter_count(model):,} parameters, {steps:,} steps on {where}")
-
-    def stepped(self, step: int) -> None:
-        """Note where a resumed run goes on."""
-        if self.before < 0:
-            self.before = step - 1
+        self.steps, self.began, self.before = start.steps, time.perf_counter(), start.step
+        where = f"{next(start.model.parameters()).device.type}, seed {start.config.seed}"
+        size = f"{parameter_count(start.model):,} parameters, {start.steps:,} steps"
+        tell(f"{start.config.cell}: {size} on {where}")
 
     def logged(self, record: dict[str, Any]) -> None:
         """Remember the reading."""
         self.newest |= record
-
-    def warned(self, message: str) -> None:
-        """Say it above the bar, or in a line of its own."""
-        tqdm.write(f"warning: {message}", sys.stderr)
 
     def reading(self) -> str:
         """The newest loss, validation error and speed."""
@@ -60,14 +62,15 @@ class Progress(Observer):
 class ProgressBar(Progress):
     """A bar with the time left."""
 
-    def started(self, config: Config, model: DigitClassifier, steps: int) -> None:
+    def started(self, start: Start) -> None:
         """Draw the bar."""
-        super().started(config, model, steps)
-        self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True, leave=True)
+        super().started(start)
+        self.bar = tqdm(
+            total=start.steps, initial=start.step, unit="step", dynamic_ncols=True, leave=True
+        )
 
     def stepped(self, step: int) -> None:
         """Move the bar."""
-        super().stepped(step)
         self.bar.update(step - self.bar.n)
 
     def logged(self, record: dict[str, Any]) -> None:
@@ -101,13 +104,18 @@ class ProgressLines(Progress):
     def tell_reading(self) -> None:
         """Where the run is, how it goes, and how long it will take."""
         self.told, done = time.perf_counter(), self.newest["step"]
-        taken = done - max(self.before, 0)
+        taken = done - self.before
         left = (self.told - self.began) / max(taken, 1) * (self.steps - done)
         where = f"step {done:,} of {self.steps:,} (pass {self.newest['pass']:.1f})"
         reading = f"{where}: {self.reading()}"
         if reading != self.told_reading:
             tell(f"{reading}, {left / 60:.1f} min left")
         self.told_reading = reading
+
+
+def teller(quiet: bool) -> Callable[[str], object]:
+    """Who says what a command does: `tell`, or nobody."""
+    return (lambda _: None) if quiet else tell
 
 
 def tell(line: str) -> None:

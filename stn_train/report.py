@@ -56,7 +56,7 @@ def report(folder: Path, data_dir: Path | None = None) -> str:
         f'<p class="soft">{escape(circumstances(results))}</p>',
         "<h2>Test error</h2>",
         html_table(rows),
-        chart(error_table(rows, ""), "Measured errors with their deviation, beside the paper's"),
+        chart(error_table(rows, ""), "Errors with their deviation, beside the paper's", "large"),
         "<h2>Training</h2>",
         *curves(runs),
         "<h2>What the transformers do</h2>",
@@ -174,9 +174,9 @@ def gif(frames: Any) -> bytes:
         return save_animation(frames, Path(folder) / "animation.gif").read_bytes()
 
 
-def chart(figure: Figure, caption: str) -> str:
+def chart(figure: Figure, caption: str, size: str = "") -> str:
     """A chart in lines, sharp in any size; dark pages turn it over."""
-    return picture(drawn(figure, "svg"), "svg+xml", caption, "chart")
+    return picture(drawn(figure, "svg"), "svg+xml", caption, f"chart {size}".strip())
 
 
 def drawn(figure: Figure, form: str) -> bytes:

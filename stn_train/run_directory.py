@@ -7,6 +7,7 @@ last.pt           the newest checkpoint
 previous.pt       the one before, in case the newest is damaged
 best.pt           the one with the lowest validation error
 snapshots/        models on the way, where log.snapshots asks for them
+tensorboard/      event files, where log.tensorboard asks for them
 result.json       the test error and what it was measured on; written last
 *.png             pictures
 .lock             who trains here, while somebody does
@@ -14,6 +15,7 @@ result.json       the test error and what it was measured on; written last
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -43,6 +45,7 @@ class RunDirectory:
         self.previous = path / "previous.pt"
         self.best = path / "best.pt"
         self.snapshots = path / "snapshots"
+        self.tensorboard = path / "tensorboard"
         self.result = path / "result.json"
         self.lock: FolderLock | None = None
 
@@ -77,7 +80,14 @@ class RunDirectory:
 
         Raises RunDirectoryError if it is being trained, or holds something else than a run.
         """
-        first = ("config.yaml", "environment.json", "metrics.jsonl", "best.pt", "snapshots")
+        first = (
+            "config.yaml",
+            "environment.json",
+            "metrics.jsonl",
+            "best.pt",
+            "snapshots",
+            "tensorboard",
+        )
         run = cls.take(
             path,
             lambda run: run.has_checkpoint() or run.holds_only(*first),
@@ -85,6 +95,7 @@ class RunDirectory:
         )
         if not run.has_checkpoint():
             run.forget_snapshots()
+            shutil.rmtree(run.tensorboard, ignore_errors=True)
             for left in (run.config, run.environment, run.metrics, run.best):
                 left.unlink(missing_ok=True)
         return run

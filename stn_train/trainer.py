@@ -43,7 +43,7 @@ from stn_train.errors import CheckpointError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.meter import Meter
 from stn_train.models import DigitClassifier, build_model, parameter_count
-from stn_train.observer import Observer
+from stn_train.observer import Observer, Start
 from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
@@ -93,7 +93,7 @@ def train(
     if run.has_checkpoint():
         training.restore(*run.newest_checkpoint(observer.warned), changes_wanted)
     run.begin(config, environment, training.step)
-    observer.started(config, training.model, training.steps)
+    observer.started(Start(config, training.model, training.step, training.steps))
     try:
         with StopSignals() as signals:
             training.run(run, observer, signals)

@@ -106,6 +106,7 @@ COMMANDS = {
     "stn-train": cli_train.run_train,
     "stn-eval": cli_model.run_eval,
     "stn-visualize": cli_model.run_visualize,
+    "stn-export": cli_model.run_export,
     "stn-table": run_table,
 }
 

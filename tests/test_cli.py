@@ -13,7 +13,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from stn_train import cli_model, cli_train, data, visualiser
+from stn_train import album, cli_model, cli_train, data, visualiser
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import (
@@ -52,11 +52,15 @@ def flags(app) -> set[str]:
     [
         (
             cli_train.run_train,
-            "--config --set --seed --device --out --resume --accept-changes --data-dir "
-            "--list-configs",
+            "--config --set --seed --device --out --resume --accept-changes --data-dir --json "
+            "--quiet --dry-run --doctor --list-configs",
         ),
         (cli_model.run_eval, "run --json --draws --distortion --device --data-dir"),
-        (cli_model.run_visualize, "run --out --picture --misclassified --digits --data-dir"),
+        (
+            cli_model.run_visualize,
+            "runs --out --picture --animate --misclassified --digits --data-dir",
+        ),
+        (cli_model.run_export, "run --format --out --json"),
     ],
 )
 def test_flags_are_these(app, expected):
@@ -64,7 +68,7 @@ def test_flags_are_these(app, expected):
     assert flags(app) - completion == set(expected.split())
 
 
-@pytest.mark.parametrize("name", ["stn-train", "stn-eval", "stn-visualize"])
+@pytest.mark.parametrize("name", ["stn-train", "stn-eval", "stn-visualize", "stn-export"])
 def test_help_has_an_example_and_the_exit_codes(name, command):
     result = command(name, "--help")
     text = " ".join(result.stdout.split())
@@ -83,7 +87,7 @@ def test_help_has_an_example_and_the_exit_codes(name, command):
 HELP = """
 import contextlib, io, sys, time
 from stn_train import cli_model, cli_train
-for app in (cli_train.run_train, cli_model.run_eval, cli_model.run_visualize):
+for app in (cli_train.run_train, cli_model.run_eval, cli_model.run_visualize, cli_model.run_export):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         sys.argv = ["stn", "--help"]
         app()
@@ -240,7 +244,7 @@ def test_training_prints_the_error_and_leaves_pictures(chain):
     assert f"test error  {summary['test_error_percent']:.2f} %" in result.stdout
     assert f"{summary['draws_mean_percent']:.2f} % in the mean of 2 draws" in result.stdout
     assert f"run         {run}" in result.stdout
-    for picture in ("grid.png", "means.png", "curves.png"):
+    for picture in ("grid.png", "means.png", "classes.png", "poses.png", "curves.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
         assert f"picture     {run / picture}" in result.stdout
 
@@ -253,7 +257,7 @@ def test_overrides_and_seed_are_in_the_config_of_the_run(chain):
 
 
 def test_run_is_named_after_config_and_seed(command, config, nowhere, monkeypatch):
-    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(album, "PICTURES", {})
     for _ in range(2):
         result = command("stn-train", "--config", config, "--seed", 5, "--device", "cpu")
         assert result.exit_code == 0
@@ -264,7 +268,7 @@ def test_run_is_named_after_config_and_seed(command, config, nowhere, monkeypatc
 def test_run_trained_again_is_named_after_its_run_directory(
     command, config, nowhere, monkeypatch, inside
 ):
-    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(album, "PICTURES", {})
     (nowhere / "first").mkdir()
     (nowhere / config).rename(nowhere / "first" / "config.yaml")
     if inside:
@@ -302,7 +306,7 @@ def test_published_error_stands_beside_that_of_the_same_cell_on_mnist(
     digits = data.render_font_digits(8000, 2000, 0)  # in the place of MNIST
     monkeypatch.setattr(data, "load_mnist", lambda _: digits)
     monkeypatch.setattr(data, "find_raw", lambda _: Path("here"))
-    monkeypatch.setattr(cli_train, "draw", lambda *_: Path("picture.png"))
+    monkeypatch.setattr(album, "PICTURES", {})
     changes = [f"data.source={source}", f"distortion={distortion}", "train.epochs=1"]
     arguments = [argument for change in changes for argument in ("--set", change)]
     result = command("stn-train", "--config", config, "--device", "cpu", *arguments)

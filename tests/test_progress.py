@@ -8,6 +8,7 @@ import torch
 
 from stn_train import progress
 from stn_train.models import build_model
+from stn_train.observer import Start
 from stn_train.progress import ProgressBar, ProgressLines
 from stn_train.run_directory import RunDirectory
 from stn_train.trainer import train
@@ -25,7 +26,7 @@ def clock(monkeypatch):
 def lines(clock, tiny, capsys):
     """ProgressLines at the start of 100 steps."""
     lines = ProgressLines()
-    lines.started(tiny(seed=7), build_model(tiny()), 100)
+    lines.started(Start(tiny(seed=7), build_model(tiny()), 0, 100))
     return lines
 
 

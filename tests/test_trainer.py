@@ -397,8 +397,8 @@ class Recorder(Observer):
     def __init__(self) -> None:
         self.told: list[str] = []
 
-    def started(self, config, model, steps):
-        self.told.append(f"started {steps}")
+    def started(self, start):
+        self.told.append(f"started {start.steps}")
 
     def stepped(self, step):
         self.told.append(f"step {step}")

@@ -76,25 +76,12 @@ def test_digits_are_taken_in_turn_from_every_class():
 def test_class_means_show_input_and_output_of_each_class(tmp_path):
     run, test = fresh_run(tmp_path, distortion="R")
     figure = visualiser.class_means(run, test)
-    assert len(figure.axes) == 20
+    assert len(figure.axes) == 40
     shown = torch.as_tensor(figure.axes[3].images[0].get_array().data)
     images, labels = fixed_test_set(test, run.config.distort, 0).batch(slice(None))
     torch.testing.assert_close(shown, images[labels == 3, 0].mean(0))
-
-
-def test_curves_plot_what_was_logged_and_say_where_nothing_was(tmp_path):
-    metrics = [
-        {"kind": "train", "pass": 0.5, "loss": 2.0},
-        {"kind": "train", "pass": 1.0, "loss": 0.5},
-    ]
-    figure = visualiser.learning_curves("a run", metrics)
-    loss, validation = figure.axes
-    assert loss.lines[0].get_xydata().tolist() == [[0.5, 2.0], [1.0, 0.5]]
-    assert "not measured" in texts(figure)
-    assert "at the end 0.5" in loss.get_title()
-    path = visualiser.save(figure, tmp_path / "made" / "curves.png")
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert validation.get_ylabel() == "validation error (%)"
+    deviation = torch.as_tensor(figure.axes[13].images[0].get_array().data)
+    torch.testing.assert_close(deviation, images[labels == 3, 0].std(0, correction=0))
 
 
 def test_class_means_are_the_same_in_any_batches(tmp_path, monkeypatch):
@@ -116,7 +103,7 @@ def test_class_means_are_the_same_in_any_batches(tmp_path, monkeypatch):
     assert seen == [60]
     parts = means(25)
     assert seen == [25, 25, 10]
-    assert len(whole) == len(parts) == 20
+    assert len(whole) == len(parts) == 40
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 

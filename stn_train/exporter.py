@@ -1,0 +1,107 @@
+"""A trained model as a file for other programs: ONNX, or an exported program of PyTorch.
+
+Legend: B batch, C side of the input in pixels.
+
+Both take images (B, 1, C, C), float32 in [0, 1], in batches of any size, to logits (B, 10).
+"""
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stn_train.errors import ConfigError, StnError
+from stn_train.run_directory import Run
+
+BATCHES = (1, 5)
+"""The sizes that an exported file is tried out with."""
+
+TOLERANCE = 1e-3
+"""How far its logits may be off; other kernels add up in another order."""
+
+
+def export(run: Run, form: str, path: Path) -> float:
+    """Write a model in a form of `FORMS`, run the file, and compare: the largest difference.
+
+    The file takes its name when it was found to be right. Raises ConfigError where a package is
+    missing, StnError where the file's logits are not the model's.
+    """
+    write, load = FORMS[form]
+    side = run.config.distort.canvas_px
+    model = run.model.eval()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as folder:
+        made = Path(folder) / path.name
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters, about themselves
+            try:
+                write(model, torch.rand(2, 1, side, side), made)
+                exported = load(made)
+            except ImportError as error:
+                raise ConfigError(
+                    [f"--format {form} needs {error.name}: pip install 'stn_train[export]'"]
+                ) from None
+            difference = max(
+                largest_difference(model, exported, torch.rand(count, 1, side, side))
+                for count in BATCHES
+            )
+        if not difference < TOLERANCE:
+            raise StnError(f"the exported model's logits are off by {difference:.2g}: not written")
+        made.replace(path)
+    return difference
+
+
+@torch.inference_mode()
+def largest_difference(
+    model: nn.Module, exported: Callable[[Tensor], Tensor], images: Tensor
+) -> float:
+    """Between the logits of two models."""
+    return float((model(images) - exported(images)).abs().max())
+
+
+def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Write ONNX, the weights within the one file."""
+    import onnx  # noqa: F401  a clear error if it is missing
+    import onnxscript  # noqa: F401
+
+    batch = {0: torch.export.Dim("batch")}
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        program = torch.onnx.export(
+            model,
+            (images,),
+            dynamo=True,
+            dynamic_shapes=(batch,),
+            input_names=["images"],
+            output_names=["logits"],
+            verbose=False,
+        )
+    assert program is not None  # it is None for the former exporter alone
+    program.save(path, external_data=False)
+
+
+def load_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    """What an ONNX file computes, by onnxruntime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def write_pt2(model: nn.Module, images: Tensor, path: Path) -> None:
+    """Write an exported program of PyTorch."""
+    batch = {0: torch.export.Dim("batch")}
+    torch.export.save(torch.export.export(model, (images,), dynamic_shapes=(batch,)), path)
+
+
+def load_pt2(path: Path) -> Callable[[Tensor], Tensor]:
+    """What an exported program computes."""
+    return torch.export.load(path).module()
+
+
+FORMS = {"onnx": (write_onnx, load_onnx), "pt2": (write_pt2, load_pt2)}
+"""What can be written: how it is written, and loaded."""

@@ -1,0 +1,21 @@
+"""The configs that come with the program: where they lie."""
+
+from pathlib import Path
+
+
+def config_directories() -> list[Path]:
+    """Where bare names are looked up: the working directory, then the shipped configs."""
+    package = Path(__file__).parent
+    shipped = package / "configs"
+    # In a checkout the configs lie beside the package; in an installation inside it.
+    return [Path.cwd(), shipped if shipped.is_dir() else package.parent / "configs"]
+
+
+def shipped_configs() -> list[Path]:
+    """The configs that come with the program, by name."""
+    return sorted(config_directories()[-1].glob("*.yaml"))
+
+
+def complete_config(beginning: str) -> list[str]:
+    """The shipped names that a shell can complete the beginning of one to."""
+    return [path.name for path in shipped_configs() if path.name.startswith(beginning)]

@@ -1,0 +1,30 @@
+"""The page to paste into a report of a problem."""
+
+import json
+
+import torch
+
+from stn_train.mnist import FILES
+
+
+def test_doctor_tells_versions_devices_data_and_disk(command, nowhere):
+    result = command("stn-train", "--doctor", "--device", "cpu")
+    assert result.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line[0] != " ")
+    assert lines["torch"] == torch.__version__
+    assert lines["mnist"] == "not found"
+    assert f"looked in {nowhere / 'cache' / 'stn_train'}" in result.stdout
+    assert "tensorboard " in lines["extras"]
+    assert " GB" in result.stdout
+    found = json.loads(command("stn-train", "--doctor", "--json").stdout)
+    assert found["threads"] == torch.get_num_threads()
+
+
+def test_doctor_names_damaged_data(command, nowhere):
+    raw = nowhere / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FILES:
+        (raw / file.name).write_bytes(b"damaged")
+    result = command("stn-train", "--doctor")
+    assert result.exit_code == 0
+    assert f"{FILES[0].name} is damaged" in result.stdout

@@ -1,0 +1,57 @@
+"""Exported files: what another program computes from them is what the model computes."""
+
+import json
+import sys
+
+import pytest
+import torch
+from test_visualiser import fresh_run
+
+from stn_train import exporter
+from stn_train.errors import ConfigError, StnError
+from stn_train.exporter import FORMS, export
+
+CELLS = [("RTS", "CNN", "Aff"), ("P", "FCN", "Proj"), ("E", "FCN", "TPS"), ("R", "FCN", "none")]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_file_gives_the_models_logits_in_any_batch(form, cell, tmp_path):
+    distortion, backbone, transform = cell
+    run, _ = fresh_run(tmp_path, distortion=distortion, backbone=backbone, transform=transform)
+    if run.model.transformer is not None:
+        torch.nn.init.normal_(run.model.transformer.regression.weight, std=0.02)
+    path = tmp_path / "made" / f"model.{form}"
+    assert export(run, form, path) < 1e-4
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    exported = FORMS[form][1](path)
+    images = torch.rand(7, 1, run.config.distort.canvas_px, run.config.distort.canvas_px)
+    with torch.inference_mode():
+        torch.testing.assert_close(exported(images), run.model(images), atol=1e-4, rtol=0)
+
+
+def test_a_file_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
+    run, _ = fresh_run(tmp_path, distortion="R", backbone="FCN")
+    write, load = FORMS["pt2"]
+    monkeypatch.setitem(FORMS, "pt2", (write, lambda path: lambda images: load(path)(images) + 1))
+    with pytest.raises(StnError, match="off by 1"):
+        export(run, "pt2", tmp_path / "model.pt2")
+    assert not (tmp_path / "model.pt2").exists()
+
+
+def test_missing_packages_are_told(tmp_path, monkeypatch):
+    run, _ = fresh_run(tmp_path, distortion="R", backbone="FCN")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ConfigError, match=r"pip install 'stn_train\[export\]'"):
+        export(run, "onnx", tmp_path / "model.onnx")
+
+
+def test_command_tells_file_and_difference(finished, command, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporter, "BATCHES", (2,))
+    result = command("stn-export", finished.run.path, "--format", "pt2", "--out", tmp_path / "m")
+    assert result.exit_code == 0
+    assert f"exported    {tmp_path / 'm'}, 0." in result.stdout
+    arguments = [finished.run.path, "--format", "pt2", "--out", tmp_path / "m", "--json"]
+    report = json.loads(command("stn-export", *arguments).stdout)
+    assert report["input"] == [None, 1, 28, 28]
+    assert report["largest_difference"] < 1e-4

@@ -1,0 +1,35 @@
+"""TensorBoard: its files hold the numbers of metrics.jsonl."""
+
+import sys
+
+import pytest
+from conftest import CPU
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from stn_train.errors import ConfigError
+from stn_train.run_directory import RunDirectory
+from stn_train.tensorboard import TensorBoard
+from stn_train.trainer import train
+
+
+def test_files_hold_every_number_and_pictures(tiny, splits, tmp_path):
+    config, run = tiny(), RunDirectory.claim(tmp_path / "run")
+    board = TensorBoard(run.tensorboard, splits.training, config.distort)
+    train(config, splits, run, CPU, board)
+    read = EventAccumulator(str(run.tensorboard))
+    read.Reload()
+    for record in run.read_metrics():
+        kind, step = record.pop("kind"), record.pop("step")
+        del record["pass"]
+        for name, value in record.items():
+            written = {each.step: each.value for each in read.Scalars(f"{kind}/{name}")}
+            assert written[step] == pytest.approx(value, rel=1e-5)
+    pictures = read.Images("digits/before and after")
+    assert [each.step for each in pictures] == [10, 20]
+    assert (pictures[0].width, pictures[0].height) == (16 * 28, 2 * 28)
+
+
+def test_without_the_package_it_says_how_to_get_it(tiny, splits, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'stn_train\[tensorboard\]'"):
+        TensorBoard(tmp_path, splits.training, tiny().distort)
