@@ -1,10 +1,16 @@
 """The tables of README and docs, written from the committed results."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from typer.main import get_command
+
+from stn_train.cli_model import run_eval, run_export, run_visualize
+from stn_train.cli_table import run_table
+from stn_train.cli_train import run_train
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
 from stn_train.table import (
@@ -142,9 +148,42 @@ def faster(row: dict[str, Any], peer: str) -> str:
     return f"{row['ours'] / row['peers'][peer]:.1f} x" if peer in row["peers"] else ""
 
 
+def flags_table() -> str:
+    """The commands with their arguments and flags, in Markdown, as --help tells them."""
+    parts = []
+    for name, command in commands().items():
+        lines = [("flag", "meaning"), *map(flag_line, command.params)]
+        flags = markdown_lines([line for line in lines if "completion" not in line[0]])
+        parts.append(f"### {name}\n\n{command.help}\n\n{flags}")
+    return "\n".join(parts)
+
+
+def flag_line(parameter: Any) -> tuple[str, str]:
+    """An argument or a flag of a command, and what it is for."""
+    flags = [flag for flag in parameter.opts if flag.startswith("-")]
+    text = " ".join(parameter.help.split()).replace("<", "\\<").replace("|", "\\|")
+    if isinstance(parameter.default, StrEnum):
+        text += f" One of {', '.join(f'`{each}`' for each in type(parameter.default))}."
+    return ", ".join(f"`{flag}`" for flag in flags or [parameter.metavar or parameter.name]), text
+
+
+def commands() -> dict[str, Any]:
+    """Every command by the name it is called with; click's object of each."""
+    single = {
+        "stn-train": run_train,
+        "stn-eval": run_eval,
+        "stn-visualize": run_visualize,
+        "stn-export": run_export,
+    }
+    found = {name: get_command(app) for name, app in single.items()}
+    below = get_command(run_table).commands
+    return found | {f"stn-table {name}": command for name, command in below.items()}
+
+
 TABLES = {
     "results": ("README.md", error_table),
-    "speed": ("README.md", speed_table),
+    "speed": ("docs/speed.md", speed_table),
+    "flags": ("docs/reference.md", flags_table),
     "cells": ("docs/results.md", cells_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),

@@ -200,6 +200,7 @@ class Training:
                     rate = float(self.learning_rate)
                     log("train", **self.checked(meter.read()), learning_rate=rate)
                 if signals.received and self.step < self.steps:
+                    self.refuse_diverged()
                     self.save(run)
                     raise StoppedError(
                         f"stopped at step {self.step:,} of {self.steps:,}; "
@@ -209,8 +210,7 @@ class Training:
             if (passed + 1) % settings.validate_every and self.step < self.steps:
                 continue
             meter.pause()
-            if not all(weight.isfinite().all() for weight in self.evaluated.parameters()):
-                raise DivergenceError(self.diverged(self.step))
+            self.refuse_diverged()
             if self.validation:
                 self.validation_error_percent = error_percent(self.evaluated, self.validation)
                 log("validation", validation_error_percent=self.validation_error_percent)
@@ -272,6 +272,11 @@ class Training:
         if not math.isfinite(measured["loss"]):
             raise DivergenceError(self.diverged(self.step))
         return measured
+
+    def refuse_diverged(self) -> None:
+        """Raise DivergenceError if a weight is no longer finite: such a model is not saved."""
+        if not all(weight.isfinite().all() for weight in self.evaluated.parameters()):
+            raise DivergenceError(self.diverged(self.step))
 
     def diverged(self, step: int, what: str = "the loss") -> str:
         """The message for something that is no longer finite."""

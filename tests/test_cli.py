@@ -493,3 +493,31 @@ def test_curves_of_a_lone_checkpoint_are_told_to_be_missing(chain, command, tmp_
     (tmp_path / "alone.pt").write_bytes((run / "last.pt").read_bytes())
     result = command("stn-visualize", tmp_path / "alone.pt", "--picture", "curves")
     assert "metrics.jsonl cannot be read" in refused(result, 4)
+
+
+# Completion and colours.
+
+
+def test_shell_completes_flags_and_config_names(tmp_path):
+    completed = """
+import os, sys
+os.environ.update(_STN_TRAIN_COMPLETE="complete_bash", COMP_WORDS=sys.argv[1], COMP_CWORD="2")
+sys.argv = ["stn-train"]
+from stn_train.cli_train import run_train
+run_train(prog_name="stn-train")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", completed, "stn-train --config rts_a"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["rts_affine.yaml", "rts_affine_fcn.yaml"]
+
+
+def test_nothing_is_coloured(chain, command):
+    run, _ = chain
+    shown = command("stn-eval", run).output + command("stn-train", "--help").output
+    refusal = command("stn-train", "--config", "nowhere.yaml").output
+    assert "\x1b" not in shown + refusal
