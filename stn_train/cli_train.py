@@ -148,18 +148,12 @@ def train_in(
     """Train in a folder, tell what came of it, and draw its pictures."""
     from stn_train.album import PICTURES, pictures_of
     from stn_train.atomic import pretty_json
-    from stn_train.observer import Observers
     from stn_train.progress import progress
     from stn_train.run_directory import Run
     from stn_train.trainer import train
     from stn_train.visualiser import save
 
-    observers = [progress(quiet)]
-    if settings.log.tensorboard:
-        from stn_train.tensorboard import TensorBoard
-
-        observers.append(TensorBoard(run.tensorboard, splits.training, settings.distort))
-    result = train(settings, splits, run, device, Observers(observers), accept_changes)
+    result = train(settings, splits, run, device, progress(quiet), accept_changes)
     trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
     pictures = [
         save(PICTURES[name](trained, splits.test), run.path / f"{name}.png")

@@ -43,7 +43,7 @@ from stn_train.errors import CheckpointError, DivergenceError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.meter import Meter
 from stn_train.models import DigitClassifier, build_model, parameter_count
-from stn_train.observer import Observer, Start
+from stn_train.observer import Observer, Observers, Start
 from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
@@ -54,6 +54,7 @@ from stn_train.optimisation import (
 from stn_train.run_directory import RunDirectory
 from stn_train.signals import StoppedError, StopSignals, stopped_as
 from stn_train.spatial_transformer import SpatialTransformer
+from stn_train.tensorboard import TensorBoard
 
 MOST_OUTSIDE = 0.6
 """Share of sampling points outside the image from which a spatial transformer looks collapsed."""
@@ -85,9 +86,13 @@ def train(
     ``changes_wanted`` the checkpoint may be of another config, whose run goes on with this one.
 
     Raises DivergenceError if the loss or a gradient is no longer finite, ConfigError if the
-    checkpoint is of another config, StoppedError if a signal asked for an end.
+    checkpoint is of another config or a package is missing, StoppedError if a signal asked for an
+    end.
     """
     observer = observer or Observer()
+    if config.log.tensorboard:
+        board = TensorBoard(run.tensorboard, splits.training, config.distort)
+        observer = Observers([observer, board])
     environment = describe_environment(device)
     training = Training(config, splits.to(device), device)
     if run.has_checkpoint():

@@ -13,9 +13,8 @@ from stn_train.trainer import train
 
 
 def test_files_hold_every_number_and_pictures(tiny, splits, tmp_path):
-    config, run = tiny(), RunDirectory.claim(tmp_path / "run")
-    board = TensorBoard(run.tensorboard, splits.training, config.distort)
-    train(config, splits, run, CPU, board)
+    config, run = tiny(log={"tensorboard": True}), RunDirectory.claim(tmp_path / "run")
+    train(config, splits, run, CPU)
     read = EventAccumulator(str(run.tensorboard))
     read.Reload()
     for record in run.read_metrics():
