@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -51,33 +52,18 @@ def report(folder: Path, data_dir: Path | None = None) -> str:
     runs.sort(key=lambda run: int(run[1]["seed"]))
     results = [result for _, result in runs]
     rows, (head, *lines) = table(results), details(results)
-    parts = [
-        "<h1>Spatial Transformer Networks on distorted MNIST</h1>",
-        f'<p class="soft">{escape(circumstances(results))}</p>',
-        "<h2>Test error</h2>",
-        html_table(rows),
-        chart(error_table(rows, ""), "Errors with their deviation, beside the paper's", "large"),
-        "<h2>Training</h2>",
-        *curves(runs),
-        "<h2>What the transformers do</h2>",
-        *pictures(runs, data_dir),
-        "<h2>Every cell</h2>",
-        wide("Errors in %.", [html_line(head, "th"), *map(html_line, lines)]),
-        "<h2>Where it was measured</h2>",
-        html_environments(results),
-        "<h2>Commands</h2>",
-        "<p>Each run again:</p>",
-        f"<pre>{escape(chr(10).join(command_of(result) for result in results))}</pre>",
-    ]
-    style = resources.files("stn_train").joinpath("report.css").read_text(encoding="utf-8")
-    body = "\n".join(parts)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
-        f"<title>Spatial Transformer Networks: {len(results)} runs</title>\n"
-        f"<style>\n{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    template = resources.files("stn_train").joinpath("report.html").read_text(encoding="utf-8")
+    errors = error_table(rows, "")
+    return Template(template).substitute(
+        title=f"Spatial Transformer Networks: {len(results)} runs",
+        circumstances=escape(circumstances(results)),
+        table=html_table(rows),
+        chart=chart(errors, "Errors with their deviation, beside the paper's", "large"),
+        curves="\n".join(curves(runs)),
+        pictures="\n".join(pictures(runs, data_dir)),
+        cells=wide("Errors in %.", [html_line(head, "th"), *map(html_line, lines)]),
+        environments=html_environments(results),
+        commands=escape("\n".join(map(command_of, results))),
     )
 
 

@@ -13,7 +13,7 @@ import typer.main
 import yaml
 from typer.testing import CliRunner
 
-from stn_train import album, cli_model, cli_train, data, visualiser
+from stn_train import album, cli_model, cli_train, data, exporter, visualiser
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import (
@@ -108,6 +108,11 @@ def test_list_shows_every_shipped_config_with_its_title(command):
     listed = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
     assert [name for name, _ in listed] == [path.name for path in shipped_configs()]
     assert all(len(title) > 10 and "#" not in title for _, title in listed)
+
+
+def test_choices_are_what_can_be_made():
+    assert [*cli_model.Picture] == [*album.PICTURES]
+    assert [*cli_model.Form] == [*exporter.FORMS]
 
 
 # Mistakes on the command line.

@@ -11,6 +11,7 @@ from stn_train.config import (
     Config,
     DataSettings,
     EvaluateSettings,
+    LogSettings,
     ModelSettings,
     TrainSettings,
 )
@@ -19,7 +20,7 @@ from stn_train.distortions import DISTORTIONS
 from stn_train.recipes import PAPER, RECIPES, with_recipe
 from stn_train.transforms import TRANSFORMS
 
-SECTIONS = (Config, DataSettings, ModelSettings, TrainSettings, EvaluateSettings)
+SECTIONS = (Config, DataSettings, ModelSettings, TrainSettings, EvaluateSettings, LogSettings)
 
 
 def choices(field: str) -> tuple[str, ...]:
@@ -60,7 +61,7 @@ def test_every_known_name_is_accepted_and_documented(field, names):
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_field_outside_the_sections_is_documented(section):
     bare = {name for name, field in section.model_fields.items() if not field.description}
-    assert bare <= {"data", "model", "train", "evaluate"}
+    assert bare <= {"data", "model", "train", "evaluate", "log"}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

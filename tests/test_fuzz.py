@@ -170,6 +170,14 @@ ARGUMENTS = st.one_of(
             "--jobs",
             "show",
             "compare",
+            "report",
+            "--quiet",
+            "--dry-run",
+            "--doctor",
+            "--format",
+            "onnx",
+            "--animate",
+            "rotation.gif",
             "r_affine",
             "train.epochs=1",
             "seed=-1",
@@ -186,7 +194,7 @@ ARGUMENTS = st.one_of(
 
 @settings(relaxed, max_examples=1500)
 @given(
-    name=st.sampled_from(["stn-train", "stn-eval", "stn-visualize", "stn-table"]),
+    name=st.sampled_from(["stn-train", "stn-eval", "stn-visualize", "stn-export", "stn-table"]),
     arguments=st.lists(ARGUMENTS, max_size=6),
 )
 def test_any_command_line_ends_with_a_documented_code(

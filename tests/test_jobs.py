@@ -228,12 +228,13 @@ def test_flags_are_these():
         name: {flag for option in command.params for flag in option.opts}
         for name, command in commands.items()
     }
-    run = "--cells --seeds --recipe --jobs --set --out --device --data-dir"
+    run = "--cells --seeds --recipe --jobs --set --out --device --data-dir --json --quiet"
     show = "runs --json --markdown --csv --png"
     assert flags == {
         "run": set(run.split()),
         "show": set(show.split()),
         "compare": {"runs_a", "runs_b", "--json"},
+        "report": {"runs", "--out", "--data-dir"},
     }
 
 
