@@ -15,7 +15,7 @@ from typing import Any
 
 from document_tables import TABLES, published, results_file
 
-from stn_train.config import completed
+from stn_train.config import changed_settings, completed
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
 from stn_train.table import Cell, cell_name, cell_of, measured, table
@@ -67,7 +67,7 @@ def of_its_kind(name: str, result: dict[str, Any]) -> bool:
         return True
     overrides = [f"recipe={name}", f"seed={result['seed']}"]
     shipped = load_config(f"{cell_name(cell_of(result))}.yaml", overrides)
-    return completed(result["config"]) == shipped.as_dict()
+    return not changed_settings(completed(result["config"]), shipped.as_dict())
 
 
 def results_below(run: Path) -> list[Path]:
@@ -77,7 +77,8 @@ def results_below(run: Path) -> list[Path]:
 
 def identity(result: dict[str, Any]) -> str:
     """What tells one run from another: its config, seed included."""
-    return f"{result['seed']:09} {json.dumps(completed(result['config']), sort_keys=True)}"
+    config = {key: value for key, value in completed(result["config"]).items() if key != "log"}
+    return f"{result['seed']:09} {json.dumps(config, sort_keys=True)}"
 
 
 def head(cell: Cell) -> str:

@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 from stn_train.charts import class_errors, learning_curves, poses_undone
 from stn_train.config import Config
 from stn_train.digits import Digits
-from stn_train.run_directory import Run, RunDirectory
+from stn_train.run_directory import Run
 from stn_train.visualiser import class_means, digits_page
 
 
 def curves(run: Run, _: Digits | None = None) -> Figure:
     """Loss and validation error over the passes; needs no digits."""
-    metrics = RunDirectory(run.checkpoint.parent).read_metrics()
+    metrics = run.directory.read_metrics()
     return learning_curves(run.config.cell, {run.config.cell: metrics})
 
 

@@ -13,11 +13,12 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
+from stn_train.atomic import write_atomically
 from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
 from stn_train.evaluator import error_percent
-from stn_train.run_directory import Run, RunDirectory, load_run
+from stn_train.run_directory import Run, load_run
 from stn_train.visualiser import (
     GRID_COLOUR,
     RIGHT,
@@ -50,11 +51,11 @@ def training(run: Run, test: Digits) -> Iterator[Frame]:
 
     Raises ConfigError if it kept none.
     """
-    snapshots = RunDirectory(run.checkpoint.parent).kept_snapshots()
+    snapshots = run.directory.kept_snapshots()
     if not snapshots:
         raise ConfigError(
             [
-                f"{run.checkpoint.parent} has no snapshots of its training: "
+                f"{run.directory.path} has no snapshots of its training: "
                 "train with --set log.snapshots=24"
             ]
         )
@@ -138,6 +139,12 @@ def save_animation(frames: Iterable[Frame], path: Path) -> Path:
         page = page or Page(frame.looked)
         images.append(page.draw(frame).quantize(128))
         milliseconds.append(frame.milliseconds)
+    first, *others = images
     path.parent.mkdir(parents=True, exist_ok=True)
-    images[0].save(path, save_all=True, append_images=images[1:], duration=milliseconds, loop=0)
+    write_atomically(
+        path,
+        lambda stream: first.save(
+            stream, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0
+        ),
+    )
     return path

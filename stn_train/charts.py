@@ -14,7 +14,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from stn_train.data import test_set
 from stn_train.digits import CLASSES, Digits
-from stn_train.evaluator import predict, wilson_interval
+from stn_train.errors import ConfigError
+from stn_train.evaluator import confusion_of, predict, wilson_interval
 from stn_train.poses import deviations, spread, undoing
 from stn_train.published import TABLE_1, model_name
 from stn_train.run_directory import Run
@@ -84,8 +85,7 @@ def class_errors(run: Run, test: Digits) -> Figure:
     """Where a model is wrong: the error of each class, and what was taken for what."""
     labels = test.labels
     predictions = predict(run.model, test_set(test, run.config.distort, 0)).argmax(1)  # (N,)
-    pairs = torch.bincount(labels * CLASSES + predictions, minlength=CLASSES**2)
-    confusion = pairs.view(CLASSES, CLASSES)
+    confusion = confusion_of(labels, predictions)
     figure = Figure(figsize=(10, 4.4), dpi=130, layout="constrained")
     bars, table = figure.subplots(1, 2)
     for digit, row in enumerate(confusion.tolist()):
@@ -125,6 +125,10 @@ def poses_undone(run: Run, test: Digits) -> Figure:
     its own. Raises ConfigError if the model has no transformer.
     """
     undone = undoing(run, test_set(test[:POSES_DIGITS], run.config.distort, 0))
+    posed = torch.stack([*undone.true, *undone.predicted, *undone.left]).isfinite().all(0)  # (N,)
+    if not posed.any():
+        raise ConfigError([f"{run.config.cell}: the transformer has collapsed, there are no poses"])
+    labels = undone.labels[posed]
     shown = [name for name in POSES if spread(getattr(undone.true, name), name) > LEAST_SPREAD] or [
         "angle_deg"
     ]
@@ -132,10 +136,10 @@ def poses_undone(run: Run, test: Digits) -> Figure:
     columns = figure.subplots(2, len(shown), squeeze=False).T
     for (above, below), name in zip(columns, shown, strict=True):
         true, predicted, left = (
-            getattr(poses, name) for poses in (undone.true, undone.predicted, undone.left)
+            getattr(poses, name)[posed] for poses in (undone.true, undone.predicted, undone.left)
         )
         word, unit = POSES[name]
-        above.scatter(true, predicted, 3, undone.labels, cmap="tab10", alpha=0.6, linewidths=0)
+        above.scatter(true, predicted, 3, labels, cmap="tab10", alpha=0.6, linewidths=0)
         above.set(title=word, xlabel="by the distortion", ylabel="as the transformer takes it")
         above.grid(alpha=0.3)
         parts = [deviations(true, name), deviations(left, name)]
@@ -149,7 +153,7 @@ def poses_undone(run: Run, test: Digits) -> Figure:
             alpha=0.6,
             label=names,
         )
-        within = spread(left, name, undone.labels)
+        within = spread(left, name, labels)
         below.set_title(
             f"spread {spread(true, name):.3g}{unit} before, {spread(left, name):.3g}{unit} after\n"
             f"({within:.3g}{unit} within a class)",
@@ -160,6 +164,8 @@ def poses_undone(run: Run, test: Digits) -> Figure:
     heading = f"{run.config.cell}: does the transformer undo the distortion?"
     figure.suptitle(heading, fontsize=12, fontweight="bold")
     note = "Digits differ in slant, size and place before any distortion, and that counts here too."
+    if not posed.all():
+        note += f" {int((~posed).sum())} digits are read from one place or outside: not shown."
     figure.supxlabel(note, fontsize=8, color=GREY)
     return figure
 

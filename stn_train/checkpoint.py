@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stn_train.atomic import write_atomically
-from stn_train.config import Config
+from stn_train.config import Config, completed
 from stn_train.config_file import Source, check
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.models import DigitClassifier, build_model
@@ -124,7 +124,7 @@ def not_plain(content: Any, place: str = "") -> Iterator[str]:
 def config_of(path: Path, checkpoint: Checkpoint) -> Config:
     """The config a checkpoint was trained with, checked like any other."""
     try:
-        return check(checkpoint.config, Source("its config"))
+        return check(completed(checkpoint.config), Source("its config"))
     except ConfigError as error:
         reason = "; ".join(error.problems)
         raise CheckpointError(f"{path} holds a config that is not valid: {reason}") from None

@@ -1,13 +1,21 @@
 """`stn-eval`, `stn-visualize`, `stn-export`: a trained model measured, drawn, written."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stn_train.command import DataDirOption, Device, DeviceOption, JsonOption, RunArgument, command
+from stn_train.command import (
+    DataDirOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    RunArgument,
+    checked_path,
+    command,
+    tell_errors,
+)
 from stn_train.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ def run_eval(
     from stn_train.atomic import pretty_json
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.evaluator import evaluate
-    from stn_train.run_directory import RunDirectory, load_run
+    from stn_train.run_directory import load_run
 
     keep_freed_memory()
     loaded = load_run(run)
@@ -78,7 +86,7 @@ def run_eval(
         return
     typer.echo(f"{loaded.config.cell}, seed {loaded.config.seed}, tested on {report['distortion']}")
     typer.echo(f"checkpoint  {loaded.checkpoint}, step {loaded.step:,}")
-    if not RunDirectory(loaded.checkpoint.parent).result.exists():
+    if not loaded.directory.result.exists():
         typer.echo("            of a run that has not finished")
     tell_errors(report)
     typer.echo(f"test set    {evaluation.digits:,} digits, SHA-256 {evaluation.test_sha256}")
@@ -134,22 +142,26 @@ def run_visualize(
         raise ConfigError(["--misclassified goes with --picture grid"])
     if len(runs) > 1 and (animate or picture != Picture.curves):
         raise ConfigError(["several runs go with --picture curves"])
-    if animate and Path(animate).stem not in animation.ANIMATIONS:
+    moving = (animate or "").removesuffix(".gif")
+    if animate is not None and moving not in animation.ANIMATIONS:
         can = " or ".join(f"{name}.gif" for name in animation.ANIMATIONS)
-        raise ConfigError([f"--animate is {animate!r}; it can be {can}, and --out another name"])
+        raise ConfigError([f"--animate is {animate!r}; it can be {can}; --out names another file"])
     run, cpu = load_run(runs[0]), torch.device("cpu")
-    if animate:
-        named = Path(animate)
-        path = out or (named if named.suffix else beside(run, f"{named}.gif"))
-        path = picture_path(path, "--out" if out else "--animate", (".gif",))
-        frames = animation.ANIMATIONS[named.stem](run, test_digits(run, cpu, data_dir))
+    if moving:
+        path = checked_path(out or beside(run, f"{moving}.gif"), "--out", (".gif",))
+        frames = animation.ANIMATIONS[moving](run, test_digits(run, cpu, data_dir))
         typer.echo(f"animation   {animation.save_animation(frames, path)}")
         return
     name = "misclassified" if misclassified else str(picture)
-    path = picture_path(out or beside(run, f"{name}.png"), "--out")
+    path = checked_path(out or beside(run, f"{name}.png"), "--out")
     if len(runs) > 1:
-        metrics = {each.name: RunDirectory(each).read_metrics() for each in runs}
-        figure = charts.learning_curves(f"{len(runs)} runs", metrics)
+        folders = [each if each.is_dir() else each.parent for each in runs]
+        alike = len({folder.name for folder in folders}) < len(folders)
+        metrics = {
+            str(folder) if alike else folder.name: RunDirectory(folder).read_metrics()
+            for folder in folders
+        }
+        figure = charts.learning_curves(f"{len(metrics)} runs", metrics)
     elif picture == Picture.curves:
         figure = album.curves(run)
     elif picture == Picture.grid:
@@ -177,7 +189,7 @@ def run_export(
     from stn_train.run_directory import load_run
 
     loaded = load_run(run)
-    path = out or beside(loaded, f"model.{form}")
+    path = checked_path(out or beside(loaded, f"model.{form}"), "--out", (f".{form}",))
     difference = export(loaded, form, path)
     if as_json:
         side = loaded.config.distort.canvas_px
@@ -190,20 +202,9 @@ def run_export(
 
 
 def beside(run: "Run", name: str) -> Path:
-    """Where a picture goes: a run's own are of its newest checkpoint, others say of which."""
+    """Where a file made of a checkpoint goes: beside it, saying which unless it is the newest."""
     checkpoint = run.checkpoint
     return checkpoint.with_name(name if checkpoint.stem == "last" else f"{checkpoint.stem}-{name}")
-
-
-def picture_path(
-    path: Path, flag: str, suffixes: Sequence[str] = (".png", ".pdf", ".svg", ".jpg")
-) -> Path:
-    """The path, if a picture can be written there."""
-    if path.suffix.lower() not in suffixes:
-        *most, last = suffixes
-        can = f"{', '.join(most)} or {last}" if most else last
-        raise ConfigError([f"{flag} {path}: the name must end in {can}"])
-    return path
 
 
 def test_digits(run: "Run", device: "torch.device", data_dir: Path | None) -> "Digits":
@@ -228,17 +229,3 @@ def other_distortion(run: "Run", name: str) -> Any:
             [f"--distortion {name}: its images are {own}, this model reads {side} x {side}"]
         )
     return DISTORTIONS[name](canvas_px=side)
-
-
-def tell_errors(report: dict[str, Any]) -> None:
-    """The error of an evaluation, with what it is worth."""
-    low, high = report["interval_95_percent"]
-    typer.echo(
-        f"test error  {report['test_error_percent']:.2f} % (95 %: {low:.2f} to {high:.2f} %)"
-    )
-    if len(report["draws_percent"]) > 1:
-        low, high = report["draws_mean_interval_95_percent"]
-        typer.echo(
-            f"            {report['draws_mean_percent']:.2f} % in the mean of "
-            f"{len(report['draws_percent'])} draws (95 %: {low:.2f} to {high:.2f} %)"
-        )

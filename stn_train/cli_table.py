@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from stn_train.atomic import pretty_json
-from stn_train.cli_model import picture_path
 from stn_train.command import (
     EXIT_CODES,
     DataDirOption,
@@ -14,6 +13,7 @@ from stn_train.command import (
     DeviceOption,
     JsonOption,
     QuietOption,
+    checked_path,
     guarded,
 )
 from stn_train.errors import ConfigError, StnError
@@ -60,7 +60,7 @@ def run(
 
     from stn_train.device import choose_device
     from stn_train.jobs import TimeLeft, run_jobs
-    from stn_train.progress import teller
+    from stn_train.progress import tell, teller
     from stn_train.table import cells_like, grid, markdown, missing, results_in, table
 
     where = choose_device(device)
@@ -71,8 +71,8 @@ def run(
     ready, left = len(all_jobs) - len(jobs_left), TimeLeft(jobs_left)
     cores = os.cpu_count() or 1
     workers = jobs or (cores if where.type == "cpu" else min(4, cores))
-    tell = teller(quiet)
-    tell(f"{len(all_jobs)} runs, {ready} of them finished already; {workers} at a time")
+    progress = teller(quiet)
+    progress(f"{len(all_jobs)} runs, {ready} of them finished already; {workers} at a time")
     failed, elsewhere = [], 0
     for outcome in run_jobs(jobs_left, out, workers, where, data_dir):
         minutes = left.ended(outcome.job) / 60
@@ -81,7 +81,8 @@ def run(
             tell(f"{outcome.job.name} is left out: {outcome.problem}")
             continue
         ready += 1
-        tell(f"{ready} of {len(all_jobs)}: {outcome.job.name} {outcome}, {minutes:.0f} min left")
+        say = tell if outcome.problem else progress
+        say(f"{ready} of {len(all_jobs)}: {outcome.job.name} {outcome}, {minutes:.0f} min left")
         failed += [outcome] if outcome.problem else []
     if elsewhere:
         tell(f"{elsewhere} runs are left to others; run the command again when they have ended")
@@ -121,7 +122,7 @@ def show(
         from stn_train.visualiser import save
 
         figure = error_table(rows, circumstances(results))
-        typer.echo(f"picture     {save(figure, picture_path(png, '--png'))}")
+        typer.echo(f"picture     {save(figure, checked_path(png, '--png'))}")
     elif as_json:
         typer.echo(pretty_json(rows))
     elif as_csv:

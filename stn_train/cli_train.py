@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stn_train.cli_model import tell_errors
-from stn_train.command import DataDirOption, Device, DeviceOption, JsonOption, QuietOption, command
+from stn_train.command import (
+    DataDirOption,
+    Device,
+    DeviceOption,
+    JsonOption,
+    QuietOption,
+    command,
+    tell_errors,
+)
 from stn_train.errors import ConfigError
 from stn_train.shipped import complete_config, shipped_configs
 
@@ -83,14 +90,17 @@ def run_train(
         raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
     if stopped is not None and out is not None:
         raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
+    if dry_run and resume:
+        raise ConfigError(["--dry-run does not go with --resume: it tells of a whole run"])
+    unchanged = config is None and not overrides
+    if stopped is not None and unchanged and tell_if_complete(stopped, as_json):
+        return
     settings = settings_of(config, overrides, stopped)
 
     from stn_train.data import load_splits
     from stn_train.device import choose_device, keep_freed_memory
     from stn_train.progress import teller
 
-    if stopped is not None and tell_if_complete(stopped, as_json):
-        return
     keep_freed_memory()
     where = choose_device(device)
     splits = load_splits(settings.data, data_dir)
@@ -99,7 +109,7 @@ def run_train(
         tell_rehearsal(settings, splits, where, as_json)
         return
     with open_run(resume, out, f"{config_name(config)}-seed{settings.seed}") as run:
-        if not tell_if_complete(run.path, as_json):
+        if not tell_if_complete(run.path, as_json, settings):
             train_in(run, settings, splits, where, accept_changes, quiet, as_json)
 
 
@@ -154,27 +164,32 @@ def train_in(
     from stn_train.visualiser import save
 
     result = train(settings, splits, run, device, progress(quiet), accept_changes)
-    trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
-    pictures = [
-        save(PICTURES[name](trained, splits.test), run.path / f"{name}.png")
-        for name in pictures_of(settings)
-    ]
     if as_json:
         typer.echo(pretty_json(result.summary))
-        return
-    tell_result(settings, result.summary)
-    typer.echo(f"run         {run.path}")
-    for path in pictures:
-        typer.echo(f"picture     {path}")
+    else:
+        tell_result(settings, result.summary)
+        typer.echo(f"run         {run.path}")
+    trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
+    for name in pictures_of(settings):
+        path = save(PICTURES[name](trained, splits.test), run.path / f"{name}.png")
+        if not as_json:
+            typer.echo(f"picture     {path}")
 
 
-def tell_if_complete(path: Path, as_json: bool) -> bool:
-    """Say that there is nothing left to do in a run directory, if so."""
+def tell_if_complete(path: Path, as_json: bool, settings: "Config | None" = None) -> bool:
+    """Say that there is nothing left to do in a run directory, if so.
+
+    Raises ConfigError if its run is one of other settings.
+    """
+    from stn_train.config import refuse_other_config
     from stn_train.run_directory import RunDirectory
+    from stn_train.table import read_result
 
     run = RunDirectory(path)
     if not run.result.exists():
         return False
+    if settings is not None:
+        refuse_other_config(path, read_result(run.result)["config"], settings.as_dict())
     if as_json:
         typer.echo(run.result.read_text(encoding="utf-8"), nl=False)
     else:
@@ -224,10 +239,9 @@ def tell_configs() -> None:
 def tell_doctor(device: Device, data_dir: Path | None, as_json: bool) -> None:
     """What to paste into a report of a problem."""
     from stn_train.atomic import pretty_json
-    from stn_train.device import choose_device
     from stn_train.doctor import examine
 
-    found = examine(choose_device(device), data_dir)
+    found = examine(device, data_dir)
     if as_json:
         typer.echo(pretty_json(found))
         return

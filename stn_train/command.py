@@ -4,14 +4,14 @@ Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from stn_train.errors import StnError
+from stn_train.errors import ConfigError, StnError
 from stn_train.signals import Terminated, end_on_sigterm
 
 P = ParamSpec("P")
@@ -85,3 +85,29 @@ def fail(message: str, exit_code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {line}" if not line.startswith(" ") else f"     {line}", err=True)
     raise typer.Exit(exit_code)
+
+
+PICTURE_FORMS = (".png", ".pdf", ".svg", ".jpg")
+
+
+def checked_path(path: Path, flag: str, suffixes: Sequence[str] = PICTURE_FORMS) -> Path:
+    """The path, if a file of that ending can be written."""
+    if path.suffix.lower() not in suffixes:
+        *most, last = suffixes
+        can = f"{', '.join(most)} or {last}" if most else last
+        raise ConfigError([f"{flag} {path}: the name must end in {can}"])
+    return path
+
+
+def tell_errors(report: dict[str, Any]) -> None:
+    """The error of an evaluation, with what it is worth."""
+    low, high = report["interval_95_percent"]
+    typer.echo(
+        f"test error  {report['test_error_percent']:.2f} % (95 %: {low:.2f} to {high:.2f} %)"
+    )
+    if len(report["draws_percent"]) > 1:
+        low, high = report["draws_mean_interval_95_percent"]
+        typer.echo(
+            f"            {report['draws_mean_percent']:.2f} % in the mean of "
+            f"{len(report['draws_percent'])} draws (95 %: {low:.2f} to {high:.2f} %)"
+        )

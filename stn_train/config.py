@@ -4,12 +4,11 @@ The documentation of a field stands under it. Validators check and convert; they
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     Field,
     SerializeAsAny,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -266,24 +265,54 @@ def refuse_other_config(run: Path, old: dict[str, Any], new: dict[str, Any]) -> 
     """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
     differences = changed_settings(completed(old), new)
     if differences:
-        raise ConfigError([f"{run} is a run of another config:", *differences])
+        raise ConfigError([f"{run} is a run of another config:", *map(str, differences)])
+
+
+SECTIONS: dict[str, type[Settings]] = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "log": LogSettings,
+}
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:
-    """A whole config as data, with the defaults of settings that came after it was written."""
-    try:
-        return Config.model_validate(data).as_dict()
-    except ValidationError:  # of a setting that is no more
-        return data
+    """A run's config as data, with settings that came after it was written.
+
+    They have the values of their fields' defaults, which are as it was before there was a choice,
+    and not those of the present recipe.
+    """
+    sections = {name: section().model_dump(mode="json") for name, section in SECTIONS.items()}
+    filled = {
+        name: default | data.get(name, {})
+        for name, default in sections.items()
+        if isinstance(data.get(name, {}), dict)
+    }
+    return data | filled
 
 
-def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs, a line each."""
-    lines = []
+class Change(NamedTuple):
+    """A setting that two configs have different values of."""
+
+    key: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        """As it is told to who wants to go on with a run."""
+        return f"{self.key} is {self.old} there, {self.new} was asked for"
+
+
+def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[Change]:
+    """What differs between two configs; `log` does not count, since it changes no result."""
+    changes = []
     for key in old | new:
+        if key == "log":
+            continue
         before, after = old.get(key), new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += changed_settings(before, after, f"{prefix}{key}.")
+            changes += changed_settings(before, after, f"{prefix}{key}.")
         elif before != after:
-            lines.append(f"{prefix}{key} is {before} there, {after} was asked for")
-    return lines
+            changes.append(Change(f"{prefix}{key}", before, after))
+    return changes

@@ -19,7 +19,7 @@ def choose_device(name: str) -> torch.device:
         name = next(device for device, there in available.items() if there)
     if not available.get(name, False):
         there = ", ".join(device for device, is_there in available.items() if is_there)
-        raise ConfigError([f"--device {name}: not to be had here; there is auto, {there}"])
+        raise ConfigError([f"--device {name}: not available here; available: auto, {there}"])
     return torch.device(name)
 
 

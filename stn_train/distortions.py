@@ -84,8 +84,11 @@ def distort(images: Tensor, distortion: Distortion, parameters: Tensor) -> Tenso
     """Distort digits with parameters from ``distortion.draw``, in one bilinear interpolation.
 
     images uint8 (B, 28, 28), parameters (B, K) on any device -> float (B, 1, C, C) in [0, 1] on
-    the images' device; zero outside the digit.
+    the images' device; zero outside the digit. Raises ValueError for other images.
     """
+    if images.dtype != torch.uint8 or images.shape[1:] != (SIDE, SIDE):
+        found = f"{images.dtype} {tuple(images.shape)}"
+        raise ValueError(f"images must be torch.uint8 (B, {SIDE}, {SIDE}), got {found}")
     pixels = images[:, None].float().div_(255)  # (B, 1, 28, 28)
     return sample(pixels, distortion.grid(parameters.to(images.device)))
 

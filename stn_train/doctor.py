@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from stn_train.device import choose_device
 from stn_train.environment import describe_environment
-from stn_train.errors import DataError
+from stn_train.errors import ConfigError, DataError
 from stn_train.mnist import FILES, data_directories, find_raw, read_idx
 
 EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "kornia")
@@ -18,19 +19,24 @@ EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "kornia")
 VARIABLES = ("STN_DATA_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 
 
-def examine(device: torch.device, data_dir: Path | None = None) -> dict[str, Any]:
-    """What this machine has: text, numbers, or lists of text."""
-    environment = describe_environment(device)
+def examine(device: str, data_dir: Path | None = None) -> dict[str, Any]:
+    """What this machine has: text, numbers, or lists of text.
+
+    device: as on the command line; one that is not to be had is told, and the CPU described.
+    """
+    chosen, problems = torch.device("cpu"), []
+    try:
+        chosen = choose_device(device)
+    except ConfigError as error:
+        problems = error.problems
+    environment = describe_environment(chosen)
     del environment["command"]
     return environment | {
-        "devices": devices(),
+        "devices": [*devices(), *problems],
         "extras": [f"{name} {version_of(name)}" for name in EXTRAS],
         "variables": [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ],
         "mnist": mnist(data_dir),
-        "free disk": [
-            f"{path.resolve()}: {shutil.disk_usage(path).free / 1e9:.1f} GB"
-            for path in (Path(), Path.home())
-        ],
+        "free disk": [free_disk(path) for path in (Path(), data_directories(data_dir)[-1])],
     }
 
 
@@ -42,6 +48,14 @@ def devices() -> list[str]:
     if torch.backends.mps.is_available():
         found.append("mps")
     return found
+
+
+def free_disk(path: Path) -> str:
+    """The room where a folder is, or would be made."""
+    there = next(
+        folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists()
+    )
+    return f"{path.absolute()}: {shutil.disk_usage(there).free / 1e9:.1f} GB"
 
 
 def version_of(package: str) -> str:

@@ -76,8 +76,7 @@ def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int)
         wrong.append(predicted != test.labels)
         hashes.append(distorted.sha256())
         if draw == 0:
-            pairs = test.labels * CLASSES + predicted
-            confusion = torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
+            confusion = confusion_of(test.labels, predicted)
     errors = torch.stack(wrong).cpu().double()  # (D, N); MPS has no float64
     times = errors.sum(0).int()  # (N,)
     mistaken = times.nonzero().flatten()
@@ -91,6 +90,12 @@ def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int)
         draws_sha256=hashes,
         mistakes=dict(zip(mistaken.tolist(), times[mistaken].tolist(), strict=True)),
     )
+
+
+def confusion_of(labels: Tensor, predictions: Tensor) -> Tensor:
+    """How often each class (the row) was taken for each (the column): (10, 10)."""
+    pairs = labels * CLASSES + predictions  # (N,)
+    return torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
 
 
 @torch.inference_mode()

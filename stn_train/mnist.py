@@ -214,7 +214,10 @@ def fetch(url: str, path: Path, most_bytes: int) -> None:
 
 def not_to_be_had(looked_in: list[Path], reasons: list[str]) -> str:
     """The message for a user without MNIST and without network."""
-    folders = [str(directory / "MNIST" / "raw") for directory in looked_in]
+    folders = [
+        f"{directory / 'MNIST' / 'raw'}{'' if directory.is_dir() else ' (there is no such folder)'}"
+        for directory in looked_in
+    ]
     return "\n".join(
         [
             "MNIST was not found and could not be downloaded.",
@@ -223,7 +226,7 @@ def not_to_be_had(looked_in: list[Path], reasons: list[str]) -> str:
             *[f"  download:   {reason}" for reason in reasons],
             "  To get it: put the four files into one of these folders, or name a folder that has",
             f"  them with --data-dir DIR or {ENVIRONMENT_VARIABLE}=DIR (a torchvision root works).",
-            "  To go on without it: add --set data.source=embedded, which trains on digits",
-            "  rendered from fonts, or run stn-train --config quickstart.yaml.",
+            "  To train without it: --set data.source=embedded takes digits rendered from fonts,",
+            "  as stn-train --config quickstart.yaml does.",
         ]
     )

@@ -12,7 +12,7 @@ class Start(NamedTuple):
 
     config: Config
     model: DigitClassifier
-    """As it is trained, not as it is averaged."""
+    """As it is evaluated: averaged, where the run averages."""
     step: int
     """Steps that are done already."""
     steps: int

@@ -5,7 +5,8 @@ Legend: N digits, P points, C side of the input in pixels.
 Convention: as in `stn_train.geometry`, in digit coordinates: [-1, 1] spans the 28 x 28 digit.
     Maps lead from output to input: a distortion's from the canvas to the digit, a transform's
     from what the classifier sees to the canvas. Maps that are not affine count by the affine map
-    that is nearest to them in the least squares.
+    that is nearest to them in the least squares. Where there is none, as for a transform that
+    sends all points outside the image or to one place, the pose is not a number.
 """
 
 import math
@@ -21,6 +22,12 @@ from stn_train.errors import ConfigError
 from stn_train.evaluator import BATCH
 from stn_train.geometry import OUTSIDE, homogeneous, pixel_centres
 from stn_train.run_directory import Run
+
+LEAST_POINTS = 10
+"""With fewer points inside the image a map has no pose worth the name."""
+
+SMALLEST_AREA = 1e-6
+"""Of what a map makes of a square; below it, it sends all points to a line or a place."""
 
 
 class Poses(NamedTuple):
@@ -63,12 +70,15 @@ def undoing(run: Run, distorted: DistortedDigits) -> Undoing:
     for start in range(0, len(distorted), BATCH):
         warp = run.model.warp(distorted.batch(slice(start, start + BATCH))[0])
         grids.append(warp.grid.flatten(1, 2) * reach)  # (B, P, 2), now in digit coordinates
+    grid = torch.cat(grids)
     outputs = pixel_centres((warp.grid.shape[1], warp.grid.shape[2]))
-    to_canvas = fit_affine(outputs, torch.cat(grids))
+    # From what the classifier sees to the digit: each one's points by its own distortion.
+    parameters = distorted.parameters.split(1)
+    seen = [distortion.map_points(*each) for each in zip(parameters, grid, strict=True)]
     return Undoing(
         poses_undone_by(to_digit),
-        poses_undone_by(torch.linalg.inv(to_canvas)),
-        poses_undone_by(to_digit @ to_canvas),
+        poses_undone_by(torch.linalg.inv_ex(fit_affine(outputs, grid)).inverse),
+        poses_undone_by(fit_affine(outputs, torch.cat(seen))),
         distorted.digits.labels,
     )
 
@@ -81,7 +91,8 @@ def fit_affine(points: Tensor, mapped: Tensor) -> Tensor:
     basis = homogeneous(points).double()  # (P, 3)
     seen = (mapped.abs().amax(-1, keepdim=True) < OUTSIDE - 1).double()  # (N, P, 1)
     normal = basis.T @ (basis * seen)  # (N, 3, 3)
-    solved = torch.linalg.solve(normal, basis.T @ (mapped.double() * seen))  # (N, 3, 2)
+    solved, singular = torch.linalg.solve_ex(normal, basis.T @ (mapped.double() * seen))
+    solved[(singular != 0) | (seen.sum((1, 2)) < LEAST_POINTS)] = math.nan  # (N, 3, 2)
     last = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(len(mapped), 1, 3)
     return torch.cat([solved.mT, last], dim=1)
 
@@ -91,8 +102,10 @@ def poses_undone_by(matrices: Tensor) -> Poses:
     linear, offset = matrices[:, :2, :2], matrices[:, :2, 2:]
     angle = torch.atan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])
     scale = torch.linalg.det(linear).abs().rsqrt()
-    place = -torch.linalg.solve(linear, offset)[:, :, 0] / PIXEL  # (N, 2)
-    return Poses(torch.rad2deg(angle), scale, place[:, 0], place[:, 1])
+    place = -torch.linalg.solve_ex(linear, offset).result[:, :, 0] / PIXEL  # (N, 2)
+    poses = torch.stack([torch.rad2deg(angle), scale, place[:, 0], place[:, 1]], dim=1)
+    poses[(torch.linalg.det(linear).abs() < SMALLEST_AREA) | ~poses.isfinite().all(1)] = math.nan
+    return Poses(*poses.unbind(1))
 
 
 def deviations(values: Tensor, name: str, labels: Tensor | None = None) -> Tensor:

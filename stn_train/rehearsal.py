@@ -1,5 +1,6 @@
 """A run tried out: everything is built, some steps are taken, and the rest is reckoned up."""
 
+import math
 import time
 from typing import NamedTuple
 
@@ -33,12 +34,15 @@ def rehearse(config: Config, splits: Splits, device: torch.device) -> Rehearsal:
     training = Training(config, splits.to(device), device)
     settings = config.train
     step_seconds: list[float] = []
+    warm_up = min(WARM_UP_STEPS, training.steps - 1)
     batches = training.draw_pass(0).batches(settings.batch_size)
-    while len(step_seconds) < LEAST_STEPS or sum(step_seconds) < SECONDS:
+    while training.step < training.steps:
+        if len(step_seconds) >= LEAST_STEPS and sum(step_seconds) > SECONDS:
+            break
         started = time.perf_counter()
         training.take_step(batches[training.step % len(batches)])
         wait_for(device)
-        if training.step > WARM_UP_STEPS:
+        if training.step > warm_up:
             step_seconds.append(time.perf_counter() - started)
     some = test_set(training.splits.test[:TESTED_DIGITS], config.distort, 0)
     predict(training.evaluated, some)
@@ -48,7 +52,7 @@ def rehearse(config: Config, splits: Splits, device: torch.device) -> Rehearsal:
     digit_seconds = (time.perf_counter() - started) / len(some)
     step = sorted(step_seconds)[len(step_seconds) // 2]
     test = digit_seconds * len(splits.test) * config.evaluate.draws
-    validations = training.steps // (training.pass_steps * settings.validate_every)
+    validations = math.ceil(training.steps / (training.pass_steps * settings.validate_every))
     validation = digit_seconds * len(splits.validation) * validations
     total = training.steps * step + validation + test
     return Rehearsal(parameter_count(training.model), training.steps, step, test, total)

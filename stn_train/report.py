@@ -20,8 +20,10 @@ from stn_train.config import completed
 from stn_train.config_file import load_config
 from stn_train.data import load_splits
 from stn_train.digits import Digits
+from stn_train.errors import CheckpointError
 from stn_train.published import COLUMNS, SOURCE, TABLE_1, model_name
 from stn_train.run_directory import RunDirectory, load_run
+from stn_train.shipped import shipped_directory
 from stn_train.table import (
     by_model,
     cell_name,
@@ -45,10 +47,13 @@ Measured = tuple[RunDirectory, dict[str, Any]]
 def report(folder: Path, data_dir: Path | None = None) -> str:
     """The page of the finished runs in a folder.
 
-    Raises CheckpointError if there are none or one cannot be read, DataError if their test digits
-    are not to be had.
+    Runs of none of the table's cells are left out. Raises CheckpointError if there are none or one
+    cannot be read, DataError if their test digits are not to be had.
     """
-    runs = [(run, read_result(run.result)) for run in finished_runs(folder)]
+    found = [(run, read_result(run.result)) for run in finished_runs(folder)]
+    runs = [(run, result) for run, result in found if cell_of(result) in TABLE_1]
+    if not runs:
+        raise CheckpointError(f"{folder} holds no finished run of a cell of the table")
     runs.sort(key=lambda run: int(run[1]["seed"]))
     results = [result for _, result in runs]
     rows, (head, *lines) = table(results), details(results)
@@ -103,7 +108,7 @@ def html_environments(results: Sequence[dict[str, Any]]) -> str:
         lines.append(html_line([key, *(column[number] for column in columns)]))
     tests = sorted({(result["distortion"], result["test_sha256"]) for result in results})
     for distortion, digest in tests:
-        line = f'<td colspan="{len(columns)}"><code>{digest}</code></td>'
+        line = f'<td colspan="{len(columns)}"><code>{escape(digest)}</code></td>'
         lines.append(f"<tr><th>test set, {escape(distortion)}</th>{line}</tr>")
     return wide("Versions and hardware; SHA-256 of the test sets.", lines)
 
@@ -186,7 +191,7 @@ def command_of(result: dict[str, Any]) -> str:
     """The command that makes a run again, from a shipped config."""
     name = f"{cell_name(cell_of(result))}.yaml"
     chosen = [f"recipe={result['recipe']}", f"seed={result['seed']}"]
-    shipped = load_config(name, chosen).as_dict()
+    shipped = load_config(str(shipped_directory() / name), chosen).as_dict()
     changes = list(settings_unlike(shipped, completed(result["config"])))
     sets = [f"--set {shlex.quote(change)}" for change in changes]
     recipe = [] if result["recipe"] == "default" else [f"--set recipe={result['recipe']}"]

@@ -15,8 +15,8 @@ result.json       the test error and what it was measured on; written last
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -80,25 +80,26 @@ class RunDirectory:
 
         Raises RunDirectoryError if it is being trained, or holds something else than a run.
         """
-        first = (
-            "config.yaml",
-            "environment.json",
-            "metrics.jsonl",
-            "best.pt",
-            "snapshots",
-            "tensorboard",
-        )
         run = cls.take(
             path,
-            lambda run: run.has_checkpoint() or run.holds_only(*first),
+            lambda run: run.has_checkpoint() or run.holds_only(*run.first_files()),
             f"{path} holds something else than a run",
         )
         if not run.has_checkpoint():
             run.forget_snapshots()
-            shutil.rmtree(run.tensorboard, ignore_errors=True)
-            for left in (run.config, run.environment, run.metrics, run.best):
+            run.forget_events()
+            for left in (run.environment, run.metrics, run.best, run.config):
                 left.unlink(missing_ok=True)
         return run
+
+    def first_files(self) -> list[str]:
+        """Names of what there can be before the first checkpoint.
+
+        The config is the first of them: folders without it are of another program.
+        """
+        names = [path.name for path in (self.config, self.environment, self.metrics, self.best)]
+        folders = [self.snapshots.name, self.tensorboard.name] if self.config.exists() else []
+        return names + folders
 
     @classmethod
     def take(
@@ -169,14 +170,15 @@ class RunDirectory:
 
     def begin(self, config: Config, environment: dict[str, Any], step: int) -> None:
         """Write what is known before the run goes on after ``step``; forget what came later."""
+        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
+        write_atomically(self.config, lambda stream: stream.write(settings.encode()))
+        write_json(self.environment, environment)
         if self.metrics.exists():
+            self.mend_metrics()
             kept = [record for record in self.read_metrics() if record["step"] <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(self.metrics, lambda stream: stream.write(text.encode()))
         self.forget_snapshots(step)
-        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
-        write_atomically(self.config, lambda stream: stream.write(settings.encode()))
-        write_json(self.environment, environment)
 
     def snapshot(self, step: int) -> Path:
         """The file of the model after ``step`` steps."""
@@ -188,27 +190,58 @@ class RunDirectory:
 
     def forget_snapshots(self, step: int = -1) -> None:
         """Remove those of later steps; a folder that is then empty goes too."""
+        remove_temporaries(self.snapshots)
         for path in self.kept_snapshots():
             if path > self.snapshot(step):
                 path.unlink()
         with contextlib.suppress(OSError):  # it holds something, or is not there
             self.snapshots.rmdir()
 
+    def forget_events(self) -> None:
+        """Remove TensorBoard's files; a folder that is then empty goes too."""
+        for path in self.tensorboard.glob("events.out.tfevents.*"):
+            path.unlink()
+        with contextlib.suppress(OSError):
+            self.tensorboard.rmdir()
+
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl."""
         with self.metrics.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(record) + "\n")
+
+    def mend_metrics(self) -> None:
+        """Remove half a last line of metrics.jsonl, as a full disk or a power cut leaves it."""
+        content = self.metrics.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            write_atomically(self.metrics, lambda stream: stream.write(whole))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; raises CheckpointError if they are not to be had."""
         try:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             records = [json.loads(line) for line in lines]
-            if not all(isinstance(record, dict) and "pass" in record for record in records):
+            if not all(is_record(record) for record in records):
                 raise ValueError("a line is not a record of a run")
             return records
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.metrics} cannot be read: {error}") from None
+
+
+MEASURED = {
+    "train": "loss",
+    "validation": "validation_error_percent",
+    "transformer": "outside_share",
+}
+"""The kinds of lines of metrics.jsonl, and what each must have measured."""
+
+
+def is_record(record: Any) -> bool:
+    """Whether something is a line of metrics.jsonl."""
+    if not isinstance(record, dict) or record.get("kind") not in MEASURED:
+        return False
+    numbers = [record.get(key) for key in ("step", "pass", MEASURED[record["kind"]])]
+    return all(isinstance(number, int | float) for number in numbers)
 
 
 class Run(NamedTuple):
@@ -219,13 +252,24 @@ class Run(NamedTuple):
     model: DigitClassifier
     step: int
 
+    @property
+    def directory(self) -> RunDirectory:
+        """The run directory that the checkpoint lies in, as one of its snapshots too."""
+        folder = self.checkpoint.parent
+        return RunDirectory(folder.parent if folder.name == "snapshots" else folder)
 
-def load_run(path: Path) -> Run:
+
+def load_run(path: str | PathLike[str]) -> Run:
     """The model of a run directory (its newest checkpoint) or of a checkpoint file.
 
     It is on the CPU, in evaluation mode. Raises CheckpointError if it cannot be read.
     """
-    path = RunDirectory(path).last if path.is_dir() else path
+    path = Path(path)
+    if path.is_dir():
+        below = sorted(found.parent.name for found in path.glob("*/last.pt"))
+        path = RunDirectory(path).last
+        if below and not path.exists():
+            raise CheckpointError(f"{path.parent} is a folder of runs: name one, as {below[0]}")
     checkpoint = load_checkpoint(path)
     config = config_of(path, checkpoint)
     return Run(path, config, restore_model(path, checkpoint, config), checkpoint.step)

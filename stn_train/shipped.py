@@ -3,17 +3,22 @@
 from pathlib import Path
 
 
-def config_directories() -> list[Path]:
-    """Where bare names are looked up: the working directory, then the shipped configs."""
+def shipped_directory() -> Path:
+    """The folder of the shipped configs."""
     package = Path(__file__).parent
     shipped = package / "configs"
     # In a checkout the configs lie beside the package; in an installation inside it.
-    return [Path.cwd(), shipped if shipped.is_dir() else package.parent / "configs"]
+    return shipped if shipped.is_dir() else package.parent / "configs"
+
+
+def config_directories() -> list[Path]:
+    """Where bare names are looked up: the working directory, then the shipped configs."""
+    return [Path.cwd(), shipped_directory()]
 
 
 def shipped_configs() -> list[Path]:
     """The configs that come with the program, by name."""
-    return sorted(config_directories()[-1].glob("*.yaml"))
+    return sorted(shipped_directory().glob("*.yaml"))
 
 
 def complete_config(beginning: str) -> list[str]:

@@ -54,8 +54,11 @@ class SpatialTransformer(nn.Module):
             transform (Lin and Lucey 2017, "Inverse Compositional Spatial Transformer Networks").
             The paper looks once.
         pool: the localisation network sees the maps average-pooled by this.
+        Raises ValueError for less than one look, or pooling by less than 1.
         """
         super().__init__()
+        if iterations < 1 or pool < 1:
+            raise ValueError(f"iterations and pool must be at least 1, got {iterations}, {pool}")
         self.localisation = localisation
         self.regression = nn.Linear(features, transform.parameter_count)
         self.transform = transform
@@ -84,6 +87,9 @@ class SpatialTransformer(nn.Module):
     def look(self, maps: Tensor) -> Tensor:
         """What the localisation network makes of maps in its size: theta (B, P)."""
         features = self.localisation(maps)
+        if features.shape[1:] != (self.regression.in_features,):
+            wanted, found = f"(B, {self.regression.in_features})", tuple(features.shape)
+            raise ValueError(f"the localisation network must return {wanted}, got {found}")
         # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
         with torch.autocast(maps.device.type, enabled=False):
             theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)

@@ -11,9 +11,10 @@ from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
+from types import UnionType
 from typing import Any, NamedTuple
 
-from stn_train.config import Config, refuse_other_config
+from stn_train.config import Config, changed_settings, completed, refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.published import COLUMNS, TABLE_1, model_name
@@ -24,6 +25,17 @@ Cell = tuple[str, str, str]
 FIELDS = ["distortion", "backbone", "transform", "paper"]
 FIELDS += ["mean", "std", "seeds", "passes", "draws_mean"]
 """The keys of a row, in order."""
+
+RESULT: dict[str, type | UnionType] = {
+    **dict.fromkeys(("distortion", "backbone", "transform", "recipe", "data"), str),
+    **dict.fromkeys(("seed", "parameters", "training_digits"), int),
+    **dict.fromkeys(("test_error_percent", "draws_mean_percent"), int | float),
+    **dict.fromkeys(("passes", "train_seconds", "total_seconds"), int | float),
+    **dict.fromkeys(("config", "environment"), dict),
+    "test_sha256": str,
+    "draws_sha256": list,
+}
+"""What is read of a result.json, and of which kind it must be."""
 
 NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
 
@@ -110,11 +122,14 @@ def read_result(path: Path) -> dict[str, Any]:
     """A run's result; raises CheckpointError if it cannot be read."""
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
-        cell_of(result), result["seed"], result["test_error_percent"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
-    else:
-        return dict(result)
+    if not isinstance(result, dict):
+        raise CheckpointError(f"{path} cannot be read: it is not the result of a run")
+    for key, kind in RESULT.items():
+        if not isinstance(result.get(key), kind):
+            raise CheckpointError(f"{path} cannot be read: {key} is missing or of another kind")
+    return result
 
 
 def reference_results() -> list[dict[str, Any]]:
@@ -133,12 +148,14 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     mean, std: of the test error on the first draw over seeds, in %; std is None for one seed.
     draws_mean: the same for the mean over the fixed draws.
+    Raises ConfigError if runs of a cell differ in more than their seed.
     """
     rows = []
     for cell, paper in TABLE_1.items():
         runs = [result for result in results if cell_of(result) == cell]
         if not runs:
             continue
+        refuse_unlike(cell, runs)
         errors = [run["test_error_percent"] for run in runs]
         row = [
             *cell,
@@ -151,6 +168,20 @@ def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ]
         rows.append(dict(zip(FIELDS, row, strict=True)))
     return rows
+
+
+def refuse_unlike(cell: Cell, runs: Sequence[dict[str, Any]]) -> None:
+    """Raise ConfigError unless runs of a cell differ in their seed alone."""
+    first, *others = (completed(run["config"] | {"seed": 0}) for run in runs)
+    for other in others:
+        changes = changed_settings(first, other)
+        if changes:
+            unlike = [f"{each.key} is {each.old} in one, {each.new} in another" for each in changes]
+            told = f"{':'.join(cell)}: runs of different settings do not go into one cell:"
+            raise ConfigError([told, *unlike])
+    seeds = [run["seed"] for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError([f"{':'.join(cell)}: two runs have the same seed"])
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -179,7 +210,7 @@ def markdown_lines(lines: Sequence[Sequence[str]]) -> str:
 
 def details(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """A line for each cell, below a head: what it came to, its size and its time."""
-    head = "model,on,error,paper,mean of ten draws,seeds,parameters,passes,minutes a run"
+    head = "model,on,error,paper,mean of draws,seeds,parameters,passes,minutes a run"
     lines = [tuple(head.split(","))]
     for row in table(results):
         runs = [result for result in results if cell_of(result) == cell_of(row)]
@@ -211,7 +242,7 @@ def measured(row: dict[str, Any]) -> str:
 
 def plain(rows: list[dict[str, Any]]) -> str:
     """A line for each cell, in columns."""
-    lines = [("model", "on", "error in %", "paper", "less paper", "10 draws", "seeds", "passes")]
+    lines = [("model", "on", "error in %", "paper", "minus paper", "all draws", "seeds", "passes")]
     for row in rows:
         lines.append(
             (
@@ -247,12 +278,14 @@ def circumstances(results: list[dict[str, Any]]) -> str:
     def each(values: Iterable[Any]) -> str:
         return ", ".join(map(str, dict.fromkeys(values)))
 
-    environments = [result["environment"] for result in results]
-    threads = each(environment["threads"] for environment in environments)
+    def environment(key: str) -> str:
+        return each(result["environment"].get(key) for result in results)
+
+    commits = (str(result["environment"].get("commit"))[:9] for result in results)
     return (
         f"Seeds: {each(sorted(result['seed'] for result in results))}; "
-        f"training digits: {each(result['training_digits'] for result in results)}; "
-        f"{each(environment['hardware'] for environment in environments)}, threads: {threads}; "
-        f"torch {each(environment['torch'] for environment in environments)}; commit: "
-        f"{each(str(environment['commit'])[:9] for environment in environments)}."
+        f"training digits: {each(result['training_digits'] for result in results)} "
+        f"({each(result['data'] for result in results)}); "
+        f"{environment('hardware')}, threads: {environment('threads')}; "
+        f"torch {environment('torch')}; commit: {each(commits)}."
     )

@@ -98,7 +98,7 @@ def train(
     if run.has_checkpoint():
         training.restore(*run.newest_checkpoint(observer.warned), changes_wanted)
     run.begin(config, environment, training.step)
-    observer.started(Start(config, training.model, training.step, training.steps))
+    observer.started(Start(config, training.evaluated, training.step, training.steps))
     try:
         with StopSignals() as signals:
             training.run(run, observer, signals)
@@ -315,6 +315,7 @@ class Training:
     def keep_snapshot(self, run: RunDirectory) -> None:
         """Keep the model as it is, if it is time for it."""
         if self.step in self.snapshot_steps:
+            self.refuse_diverged()
             run.snapshots.mkdir(exist_ok=True)
             weights = self.evaluated.state_dict()
             model = Checkpoint(self.config.as_dict(), self.step, weights, training={})
@@ -387,4 +388,6 @@ class Training:
 
 def snapshot_steps(steps: int, count: int) -> set[int]:
     """When to keep a model: before the first step, after the last, and most often early on."""
-    return {round(steps * (number / max(count - 1, 1)) ** 3) for number in range(count)}
+    if count < 2:
+        return {steps} if count else set()
+    return {round(steps * (number / (count - 1)) ** 3) for number in range(count)}

@@ -15,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from stn_train.atomic import write_atomically
 from stn_train.data import DistortedDigits, test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
@@ -149,7 +150,8 @@ def deviation(images: Tensor, dimension: int) -> Tensor:
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure; the suffix decides the format. Returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    form = path.suffix.lower().removeprefix(".")
+    write_atomically(path, lambda stream: figure.savefig(stream, format=form))
     return path
 
 

@@ -8,6 +8,7 @@ from test_visualiser import fresh_run
 from stn_train import animation
 from stn_train.checkpoint import load_checkpoint
 from stn_train.errors import ConfigError
+from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory, load_run
 from stn_train.trainer import snapshot_steps, train
 
@@ -31,7 +32,27 @@ def test_snapshots_are_of_the_steps_they_say(kept, finished):
     assert not finished.run.snapshots.exists()
 
 
-def test_going_on_forgets_later_snapshots(kept, tmp_path):
+def test_snapshots_of_a_run_that_was_stopped_are_the_same(kept, tiny, splits, tmp_path):
+    class Stops(Observer):
+        def stepped(self, step: int) -> None:
+            if step == 15:
+                raise KeyboardInterrupt
+
+    run = RunDirectory.claim(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny(log={"snapshots": 5}), splits, run, CPU, Stops())
+    assert len(run.kept_snapshots()) == 3
+    train(tiny(log={"snapshots": 5}), splits, run, CPU)
+    for one, other in zip(run.kept_snapshots(), kept.kept_snapshots(), strict=True):
+        weights = load_checkpoint(other).weights
+        assert all(load_checkpoint(one).weights[name].equal(weights[name]) for name in weights)
+
+
+def test_one_snapshot_is_the_last():
+    assert (snapshot_steps(20, 0), snapshot_steps(20, 1)) == (set(), {20})
+
+
+def test_later_snapshots_are_forgotten(tmp_path):
     run = RunDirectory.claim(tmp_path / "run")
     run.snapshots.mkdir()
     for step in (0, 2, 8, 20):

@@ -11,6 +11,7 @@ import pytest
 import torch
 import typer.main
 import yaml
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from stn_train import album, cli_model, cli_train, data, exporter, visualiser
@@ -526,3 +527,45 @@ def test_nothing_is_coloured(chain, command):
     shown = command("stn-eval", run).output + command("stn-train", "--help").output
     refusal = command("stn-train", "--config", "nowhere.yaml").output
     assert "\x1b" not in shown + refusal
+
+
+# Several runs, finished runs.
+
+
+def test_curves_of_runs_of_the_same_name_are_told_apart(chain, command, nowhere, monkeypatch):
+    run, _ = chain
+    seen = []
+
+    def learning_curves(title, metrics):
+        seen.append((title, sorted(metrics)))
+        return Figure()
+
+    monkeypatch.setattr("stn_train.charts.learning_curves", learning_curves)
+    shutil.copytree(run, nowhere / "other" / run.name)
+    other = Path("other") / run.name / "last.pt"
+    result = command("stn-visualize", run, other, "--picture", "curves", "--out", "curves.png")
+    assert result.exit_code == 0
+    assert seen == [("2 runs", sorted([str(run), str(other.parent)]))]
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(chain, command):
+    run, _ = chain
+    same = ["--config", run / "config.yaml", "--out", run, "--resume", "auto"]
+    assert "is complete" in command("stn-train", *same).stdout
+    other = command("stn-train", *same, "--set", "train.learning_rate=0.5")
+    assert other.exit_code == 2
+    assert "train.learning_rate is 0.01 there, 0.5 was asked for" in other.stderr
+
+
+def test_animation_lies_beside_the_run(chain, command, monkeypatch):
+    run, _ = chain
+    monkeypatch.setattr("stn_train.animation.SWEEP_FRAMES", 2)
+    assert (
+        f"animation   {run / 'rotation.gif'}"
+        in command("stn-visualize", run, "--animate", "rotation.gif").stdout
+    )
+    unknown = command("stn-visualize", run, "--animate", "dance.gif")
+    assert unknown.exit_code == 2
+    assert "it can be training.gif or rotation.gif" in unknown.stderr
+    missing = command("stn-visualize", run, "--animate", "training")
+    assert "log.snapshots=24" in missing.stderr

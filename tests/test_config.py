@@ -14,6 +14,8 @@ from stn_train.config import (
     LogSettings,
     ModelSettings,
     TrainSettings,
+    changed_settings,
+    completed,
 )
 from stn_train.config_file import Source, check
 from stn_train.distortions import DISTORTIONS
@@ -238,3 +240,24 @@ def test_recipe_and_backbone_count_in_python():
 def test_whole_train_section_in_python_is_taken_as_it_is():
     train = TrainSettings(epochs=7)
     assert Config(recipe="paper", train=train).train == train
+
+
+# Configs of older runs.
+
+
+def test_an_older_run_is_completed_by_the_fields_defaults_and_not_by_the_recipe():
+    whole = Config(backbone="FCN").as_dict()
+    assert whole["model"]["st_iterations"] > 1
+    older = {**whole, "model": {k: v for k, v in whole["model"].items() if k != "st_iterations"}}
+    del older["log"]
+    assert completed(older)["model"]["st_iterations"] == 1
+    assert completed(older)["log"] == LogSettings().model_dump()
+    assert completed(whole) == whole
+    assert [str(each) for each in changed_settings(completed(older), whole)] == [
+        f"model.st_iterations is 1 there, {whole['model']['st_iterations']} was asked for"
+    ]
+
+
+def test_what_is_logged_is_no_difference_between_runs():
+    quiet, loud = Config(), Config(log=LogSettings(snapshots=5, tensorboard=True))
+    assert changed_settings(quiet.as_dict(), loud.as_dict()) == []

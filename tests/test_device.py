@@ -42,7 +42,7 @@ def test_named_device_is_taken(available, name):
 @pytest.mark.parametrize("name", ["cuda", "mps"])
 def test_device_that_is_not_there_is_told(available, name):
     available()
-    with pytest.raises(ConfigError, match=f"--device {name}: .* there is auto, cpu$"):
+    with pytest.raises(ConfigError, match=f"--device {name}: .* available: auto, cpu$"):
         choose_device(name)
 
 

@@ -381,3 +381,10 @@ def test_scales_out_of_order_are_refused(distortion):
 def test_settings_outside_their_range_are_refused(distortion, setting, value):
     with pytest.raises(ValidationError, match=rf"{setting}\s+Input should be"):
         distortion.model_validate({setting: value})
+
+
+@pytest.mark.parametrize("images", [torch.rand(3, 28, 28), torch.zeros(3, 1, 28, 28).byte()])
+def test_other_images_than_bytes_are_refused(images):
+    distortion = DISTORTIONS["R"]()
+    with pytest.raises(ValueError, match=r"images must be torch.uint8 \(B, 28, 28\), got"):
+        distort(images, distortion, distortion.draw(3, torch.Generator()))

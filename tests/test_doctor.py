@@ -28,3 +28,12 @@ def test_doctor_names_damaged_data(command, nowhere):
     result = command("stn-train", "--doctor")
     assert result.exit_code == 0
     assert f"{FILES[0].name} is damaged" in result.stdout
+
+
+def test_doctor_tells_of_a_device_and_a_home_that_are_not_there(command, nowhere, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent/cache")
+    result = command("stn-train", "--doctor", "--device", "cuda")
+    assert result.exit_code == 0
+    assert "--device cuda: not available here" in result.stdout
+    assert "/nonexistent/cache/stn_train: " in result.stdout

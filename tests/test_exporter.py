@@ -30,11 +30,13 @@ def test_file_gives_the_models_logits_in_any_batch(form, cell, tmp_path):
         torch.testing.assert_close(exported(images), run.model(images), atol=1e-4, rtol=0)
 
 
-def test_a_file_that_gives_something_else_is_not_written(tmp_path, monkeypatch):
+@pytest.mark.parametrize("by", [1.0, float("nan")])
+def test_a_file_that_gives_something_else_is_not_written(by, tmp_path, monkeypatch):
     run, _ = fresh_run(tmp_path, distortion="R", backbone="FCN")
     write, load = FORMS["pt2"]
-    monkeypatch.setitem(FORMS, "pt2", (write, lambda path: lambda images: load(path)(images) + 1))
-    with pytest.raises(StnError, match="off by 1"):
+    wrong = lambda path: lambda images: load(path)(images) + (by if len(images) == 5 else 0)  # noqa: E731
+    monkeypatch.setitem(FORMS, "pt2", (write, wrong))
+    with pytest.raises(StnError, match="off by"):
         export(run, "pt2", tmp_path / "model.pt2")
     assert not (tmp_path / "model.pt2").exists()
 
@@ -48,10 +50,14 @@ def test_missing_packages_are_told(tmp_path, monkeypatch):
 
 def test_command_tells_file_and_difference(finished, command, tmp_path, monkeypatch):
     monkeypatch.setattr(exporter, "BATCHES", (2,))
-    result = command("stn-export", finished.run.path, "--format", "pt2", "--out", tmp_path / "m")
+    arguments = [finished.run.path, "--format", "pt2", "--out", tmp_path / "m.pt2"]
+    result = command("stn-export", *arguments)
     assert result.exit_code == 0
-    assert f"exported    {tmp_path / 'm'}, 0." in result.stdout
-    arguments = [finished.run.path, "--format", "pt2", "--out", tmp_path / "m", "--json"]
+    assert f"exported    {tmp_path / 'm.pt2'}, 0." in result.stdout
+    arguments += ["--json"]
     report = json.loads(command("stn-export", *arguments).stdout)
     assert report["input"] == [None, 1, 28, 28]
     assert report["largest_difference"] < 1e-4
+    refused = command("stn-export", finished.run.path, "--out", tmp_path / "model.pt2")
+    assert refused.exit_code == 2
+    assert "the name must end in .onnx" in refused.stderr

@@ -241,7 +241,7 @@ def test_flags_are_these():
 def test_shows_the_reference_without_runs():
     result = table("show")
     assert result.exit_code == 0
-    assert re.search(r"model +on +error in % +paper +less paper +10 draws", result.output)
+    assert re.search(r"model +on +error in % +paper +minus paper +all draws", result.output)
     assert table("show", "--markdown").output.startswith("| model | R | RTS | P | E |")
 
 

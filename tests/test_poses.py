@@ -2,11 +2,14 @@
 
 import pytest
 import torch
-from test_visualiser import fresh_run
+from conftest import CPU
+from test_visualiser import fresh_run, texts
 
+from stn_train import charts
 from stn_train.data import test_set as fixed_test_set
-from stn_train.distortions import DISTORTIONS, PIXEL
-from stn_train.geometry import pixel_centres
+from stn_train.distortions import DISTORTIONS, PIXEL, unit_square
+from stn_train.errors import ConfigError
+from stn_train.geometry import pixel_centres, square_to_quad
 from stn_train.poses import deviations, fit_affine, poses_undone_by, spread, undoing
 
 
@@ -58,6 +61,39 @@ def test_a_transformer_that_undoes_everything_leaves_nothing(tmp_path):
         torch.testing.assert_close(
             getattr(undone.predicted, name), getattr(undone.true, name), atol=1e-3, rtol=1e-3
         )
+
+
+def test_what_undoes_a_perspective_leaves_nothing(tmp_path, monkeypatch):
+    run, test = fresh_run(tmp_path, distortion="P", transform="Proj")
+    distorted = fixed_test_set(test, run.config.distort, 0)
+    scale, shifts_px = distorted.parameters[:, 0], distorted.parameters[:, 1:].reshape(-1, 4, 2)
+    to_quad = square_to_quad(unit_square(CPU) + shifts_px * PIXEL)
+    shrink = torch.stack([scale, scale, torch.ones_like(scale)], dim=1)
+    matrices = to_quad * shrink[:, None]  # what the distortion inverts
+    theta = (matrices / matrices[:, 2:, 2:]).flatten(1)[:, :8]
+    run.model.transformer.look = lambda _: theta
+    run.model.transformer.iterations = 1
+    undone = undoing(run, distorted)
+    for name in undone.true._fields:
+        assert spread(getattr(undone.true, name), name) > 0.05
+        assert spread(getattr(undone.left, name), name) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "theta", [(0, 0, 0, 0, 0, 0), (1, 0, 9, 0, 1, 9)], ids=["place", "outside"]
+)
+def test_a_collapsed_transformer_has_no_poses(theta, tmp_path):
+    run, test = fresh_run(tmp_path, distortion="R", transform="Aff")
+    collapsed = torch.tensor(theta).float().expand(len(test), -1).clone()
+    run.model.transformer.iterations = 1
+    run.model.transformer.look = lambda _: collapsed
+    undone = undoing(run, fixed_test_set(test, run.config.distort, 0))
+    assert undone.predicted.angle_deg.isnan().all()
+    assert undone.left.angle_deg.isnan().all()
+    with pytest.raises(ConfigError, match="has collapsed"):
+        charts.poses_undone(run, test)
+    collapsed[:30] = torch.tensor([1, 0, 0, 0, 1, 0])
+    assert "30 digits are read from one place or outside" in texts(charts.poses_undone(run, test))
 
 
 def test_deviations_of_angles_go_round_the_circle():

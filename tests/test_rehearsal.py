@@ -10,11 +10,26 @@ from stn_train import rehearsal
 from stn_train.rehearsal import rehearse
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _short(monkeypatch):
     monkeypatch.setattr(rehearsal, "SECONDS", 0.0)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 6])
+def test_short_runs_are_tried_out_whole(steps, tiny, splits):
+    config = tiny(train={"epochs": None, "steps": steps})
+    done = rehearse(config, splits, CPU)
+    assert done.steps == steps
+    assert done.step_seconds > 0
+
+
+def test_dry_run_is_of_a_whole_run(command, finished):
+    result = command("stn-train", "--resume", finished.run.path, "--dry-run")
+    assert result.exit_code == 2
+    assert "--dry-run does not go with --resume" in result.stderr
+
+
+@pytest.mark.usefixtures("_short")
 def test_total_is_steps_validations_and_test(tiny, splits):
     done = rehearse(tiny(), splits, CPU)
     digit = done.test_seconds / (len(splits.test) * 2)  # two draws
@@ -25,6 +40,7 @@ def test_total_is_steps_validations_and_test(tiny, splits):
     assert done.step_seconds > 0
 
 
+@pytest.mark.usefixtures("_short")
 def test_command_tells_and_leaves_nothing(tiny, command, nowhere):
     (nowhere / "tiny.yaml").write_text(yaml.safe_dump(tiny().as_dict()))
     before = sorted(nowhere.iterdir())

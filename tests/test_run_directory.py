@@ -37,6 +37,49 @@ def test_folder_with_something_in_it_is_never_touched(take, told, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 
+@pytest.mark.parametrize("name", ["tensorboard", "snapshots"])
+def test_folders_of_other_programs_are_never_touched(name, tmp_path):
+    precious = tmp_path / "run" / name / "events.out.tfevents.1"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    with pytest.raises(RunDirectoryError, match="something else than a run"):
+        RunDirectory.claim_or_reopen(tmp_path / "run")
+    assert precious.read_text() == "mine"
+
+
+def test_what_a_run_left_before_its_first_checkpoint_goes(tmp_path):
+    run = RunDirectory.claim(tmp_path / "run")
+    for path in (
+        run.config,
+        run.metrics,
+        run.snapshot(0),
+        run.tensorboard / "events.out.tfevents.1",
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    (run.snapshots / ".writing-step-00000001.pt.1").write_text("")
+    run.close()
+    with RunDirectory.claim_or_reopen(run.path):
+        assert [path.name for path in run.path.iterdir()] == [".lock"]
+
+
+def test_half_a_last_line_of_the_log_is_dropped(finished, tmp_path):
+    run = RunDirectory.claim(tmp_path / "run")
+    whole = finished.run.metrics.read_text()
+    run.metrics.write_text(whole + '{"kind": "trai')
+    run.begin(finished.config, {}, 20)
+    assert run.metrics.read_text() == whole
+
+
+def test_a_folder_of_runs_is_told_from_a_run(finished, command):
+    with pytest.raises(CheckpointError, match="is a folder of runs: name one, as tiny"):
+        load_run(finished.run.path.parent)
+
+
+def test_run_is_loaded_by_its_name(finished):
+    assert load_run(str(finished.run.path)).step == 20
+
+
 def test_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(RunDirectoryError, match="exists already"):

@@ -200,3 +200,14 @@ def test_the_localisation_network_sees_the_maps_in_the_size_of_pooled_ones():
     output, found, _ = transformer.warp(maps)
     torch.testing.assert_close(found, theta)
     assert output.shape == maps.shape
+
+
+def test_a_localisation_network_of_another_width_is_told():
+    transformer = SpatialTransformer(nn.Flatten(), 100, AffineGrid())
+    with pytest.raises(ValueError, match=r"must return \(B, 100\), got \(2, 64\)"):
+        transformer(torch.rand(2, 1, 8, 8))
+
+
+def test_no_look_is_not_enough():
+    with pytest.raises(ValueError, match="iterations and pool must be at least 1"):
+        SpatialTransformer(nn.Flatten(), 64, AffineGrid(), iterations=0)

@@ -32,6 +32,8 @@ def result(cell, seed, error, draws_mean=None, passes=30.0):
         "test_error_percent": error,
         "draws_mean_percent": error if draws_mean is None else draws_mean,
         "passes": passes,
+        "data": "mnist",
+        "config": {"seed": seed},
         "training_digits": 55_000,
         "environment": {
             "threads": 1,
@@ -121,15 +123,15 @@ def test_markdown_has_the_papers_layout():
 def test_plain_has_a_line_for_each_cell():
     lines = plain(table(RESULTS)).splitlines()
     assert lines == [
-        "model       on   error in %   paper  less paper  10 draws  seeds  passes",
-        "FCN         E    3.00         3.2    -0.20       3.00      1      30",
-        "ST-CNN Aff  RTS  0.50 ± 0.05  0.5    +0.00       0.55      1 2 3  30",
+        "model       on   error in %   paper  minus paper  all draws  seeds  passes",
+        "FCN         E    3.00         3.2    -0.20        3.00       1      30",
+        "ST-CNN Aff  RTS  0.50 ± 0.05  0.5    +0.00        0.55       1 2 3  30",
     ]
 
 
 def test_circumstances_name_each_once():
     assert circumstances(RESULTS) == (
-        "Seeds: 1, 2, 3; training digits: 55000; abacus, threads: 1; torch 2.15.0; "
+        "Seeds: 1, 2, 3; training digits: 55000 (mnist); abacus, threads: 1; torch 2.15.0; "
         "commit: None, aaaaaaaaa."
     )
 
@@ -159,6 +161,24 @@ def test_results_are_those_of_finished_runs(tmp_path, finished):
     assert results_in(tmp_path / "a") == results_in(tmp_path)
     with pytest.raises(CheckpointError, match="holds no finished run"):
         results_in(tmp_path / "b")
+
+
+def test_a_result_without_all_that_is_read_is_named(tmp_path, finished):
+    whole = json.loads(finished.run.result.read_text())
+    for key in ("passes", "environment", "config", "test_sha256", "draws_mean_percent"):
+        (tmp_path / "result.json").write_text(json.dumps(whole | {key: None}))
+        with pytest.raises(CheckpointError, match=f"{key} is missing or of another kind"):
+            read_result(tmp_path / "result.json")
+
+
+def test_runs_of_different_settings_do_not_go_into_one_cell():
+    other = result(RTS_AFFINE, 4, 0.1) | {"config": {"train": {"optimizer": "sgd"}}}
+    told = "RTS:CNN:Aff: .*\\ntrain.optimizer is adamw in one, sgd in another"
+    with pytest.raises(ConfigError, match=told):
+        table([*RESULTS, other])
+    with pytest.raises(ConfigError, match="two runs have the same seed"):
+        table([*RESULTS, RESULTS[0]])
+    table([*RESULTS, result(RTS_AFFINE, 4, 0.1) | {"config": {"log": {"snapshots": 3}}}])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", json.dumps({"seed": 1}), "null"])

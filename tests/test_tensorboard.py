@@ -7,6 +7,7 @@ from conftest import CPU
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stn_train.errors import ConfigError
+from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory
 from stn_train.tensorboard import TensorBoard
 from stn_train.trainer import train
@@ -32,3 +33,18 @@ def test_without_the_package_it_says_how_to_get_it(tiny, splits, tmp_path, monke
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install 'stn_train\[tensorboard\]'"):
         TensorBoard(tmp_path, splits.training, tiny().distort)
+
+
+def test_a_run_that_goes_on_writes_each_step_once(tiny, splits, tmp_path):
+    class Stops(Observer):
+        def stepped(self, step: int) -> None:
+            if step == 17:
+                raise KeyboardInterrupt
+
+    config, run = tiny(log={"tensorboard": True}), RunDirectory.claim(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, splits, run, CPU, Stops())
+    train(config, splits, run, CPU)
+    read = EventAccumulator(str(run.tensorboard))
+    read.Reload()
+    assert [each.step for each in read.Scalars("train/loss")] == [5, 10, 15, 20]
