@@ -143,7 +143,7 @@ def poses_undone(run: Run, test: Digits) -> Figure:
         above.set(title=word, xlabel="by the distortion", ylabel="as the transformer takes it")
         above.grid(alpha=0.3)
         parts = [deviations(true, name), deviations(left, name)]
-        names = ["before", "after"]
+        names = ["distortion", "left"]
         edge = 1.05 * max(float(part.abs().quantile(0.995)) for part in parts)
         below.hist(
             [part.numpy() for part in parts],
@@ -154,16 +154,17 @@ def poses_undone(run: Run, test: Digits) -> Figure:
             label=names,
         )
         within = spread(left, name, labels)
+        before, after = spread(true, name), spread(left, name)
         below.set_title(
-            f"spread {spread(true, name):.3g}{unit} before, {spread(left, name):.3g}{unit} after\n"
+            f"spread {before:.3g}{unit} by the distortion, {after:.3g}{unit} left\n"
             f"({within:.3g}{unit} within a class)",
-            fontsize=9,
+            fontsize=8,
         )
-        below.set(xlabel=f"{word}, less its mean", yticks=[])
+        below.set(xlabel=f"{word}, minus its mean", yticks=[])
         below.legend(frameon=False, fontsize=8)
     heading = f"{run.config.cell}: does the transformer undo the distortion?"
     figure.suptitle(heading, fontsize=12, fontweight="bold")
-    note = "Digits differ in slant, size and place before any distortion, and that counts here too."
+    note = "Left: with what a transformer adds to even out the digits' own slant, size and place."
     if not posed.all():
         note += f" {int((~posed).sum())} digits are read from one place or outside: not shown."
     figure.supxlabel(note, fontsize=8, color=GREY)

@@ -102,7 +102,7 @@ def run_visualize(
         list[Path],
         typer.Argument(
             metavar="RUN_OR_CHECKPOINT...",
-            help="Run directories, or checkpoints; one, but for curves.",
+            help="A run directory or a checkpoint; several with --picture curves only.",
         ),
     ],
     out: Annotated[

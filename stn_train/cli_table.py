@@ -153,6 +153,7 @@ def compare_runs(
         typer.echo(pretty_json([each._asdict() for each in comparisons]))
         return
     typer.echo(f"A: {runs_a}   B: {runs_b}   mean error in % over seeds and test draws")
+    typer.echo("Intervals are over test digits alone; seeds make a difference too.")
     for each in comparisons:
         names = dict.fromkeys(
             f"{model_name(*model)} on {on}" for on, *model in (each.cell_a, each.cell_b)

@@ -68,10 +68,10 @@ def run_train(
     quiet: QuietOption = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Take a few steps, leave nothing, tell how long all take."),
+        typer.Option("--dry-run", help="Run a few steps, write nothing, estimate the time of all."),
     ] = False,
     doctor: Annotated[
-        bool, typer.Option("--doctor", help="Tell versions, devices, data and disk, and end.")
+        bool, typer.Option("--doctor", help="Print versions, devices, data and free disk, and end.")
     ] = False,
     list_configs: Annotated[
         bool, typer.Option("--list-configs", help="List the shipped configs and end.")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from stn_train.config import Config, ModelSettings, TrainSettings
+from stn_train.config import SECTIONS, Config, ModelSettings, TrainSettings
 from stn_train.distortions import DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.settings import Settings
@@ -217,7 +217,10 @@ def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str
     match details["type"]:
         case "extra_forbidden":
             known = known_keys(location[:-1], data.get("distortion", DEFAULTS.distortion))
-            hint = nearest(location[-1], known) or f"; known here: {', '.join(known)}"
+            fields = {f: f"{name}.{f}" for name in SECTIONS for f in SECTIONS[name].model_fields}
+            sectioned = fields.get(key)
+            hint = f" (did you mean {sectioned}?)" if sectioned else nearest(location[-1], known)
+            hint = hint or f"; known here: {', '.join(known)}"
             return f"{place}: unknown key {key}{hint}"
         case "literal_error":
             expected = context["expected"]

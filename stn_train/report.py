@@ -19,8 +19,7 @@ from stn_train.charts import error_table, learning_curves
 from stn_train.config import completed
 from stn_train.config_file import load_config
 from stn_train.data import load_splits
-from stn_train.digits import Digits
-from stn_train.errors import CheckpointError
+from stn_train.errors import CheckpointError, DataError
 from stn_train.published import COLUMNS, SOURCE, TABLE_1, model_name
 from stn_train.run_directory import RunDirectory, load_run
 from stn_train.shipped import shipped_directory
@@ -48,7 +47,7 @@ def report(folder: Path, data_dir: Path | None = None) -> str:
     """The page of the finished runs in a folder.
 
     Runs of none of the table's cells are left out. Raises CheckpointError if there are none or one
-    cannot be read, DataError if their test digits are not to be had.
+    cannot be read. Without their test digits the page has no pictures of them.
     """
     found = [(run, read_result(run.result)) for run in finished_runs(folder)]
     runs = [(run, result) for run, result in found if cell_of(result) in TABLE_1]
@@ -66,7 +65,7 @@ def report(folder: Path, data_dir: Path | None = None) -> str:
         chart=chart(errors, "Errors with their deviation, beside the paper's", "large"),
         curves="\n".join(curves(runs)),
         pictures="\n".join(pictures(runs, data_dir)),
-        cells=wide("Errors in %.", [html_line(head, "th"), *map(html_line, lines)]),
+        cells=wide("Errors in %, sizes, times.", [html_line(head, "th"), *map(html_line, lines)]),
         environments=html_environments(results),
         commands=escape("\n".join(map(command_of, results))),
     )
@@ -103,7 +102,7 @@ def html_environments(results: Sequence[dict[str, Any]]) -> str:
     """The different environments that the runs were made in, a column each."""
     told = [tuple(str(result["environment"].get(key)) for key in ENVIRONMENT) for result in results]
     columns = list(dict.fromkeys(told))
-    lines = [html_line(["", *(f"{told.count(column)} runs" for column in columns)], "th")]
+    lines = [html_line(["", *(f"runs: {told.count(column)}" for column in columns)], "th")]
     for number, key in enumerate(ENVIRONMENT):
         lines.append(html_line([key, *(column[number] for column in columns)]))
     tests = sorted({(result["distortion"], result["test_sha256"]) for result in results})
@@ -149,7 +148,11 @@ def pictures(runs: Sequence[Measured], data_dir: Path | None) -> Iterator[str]:
             continue
         error, _, run = min(tried)
         model = load_run(run.path)
-        test: Digits = load_splits(model.config.data, data_dir).test
+        try:
+            test = load_splits(model.config.data, data_dir).test
+        except DataError as missing:
+            yield f'<p class="soft">No pictures: {escape(str(missing).splitlines()[0])}</p>'
+            return
         caption = f"{model.config.cell}, seed {model.config.seed}: {error:.2f} % test error"
         if moving:
             yield picture(gif(rotation(model, test)), "gif", f"{caption}, on moving digits")

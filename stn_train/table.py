@@ -65,7 +65,7 @@ def cells_like(patterns: Sequence[str]) -> list[Cell]:
     for pattern in patterns or ["*"]:
         named = {cell for cell in TABLE_1 if fnmatchcase(":".join(cell), pattern)}
         if not named:
-            example = ":".join(next(iter(TABLE_1)))
+            example = "R:FCN:none, RTS:CNN:Aff; RTS:* is all of a distortion"
             raise ConfigError([f"--cells {pattern!r} names no cell; a cell is like {example}"])
         found |= named
     return [cell for cell in TABLE_1 if cell in found]
@@ -111,6 +111,8 @@ def finished_runs(folder: Path) -> list[RunDirectory]:
 
     Raises CheckpointError if there is none.
     """
+    if not folder.exists():
+        raise CheckpointError(f"{folder} does not exist")
     own = folder / "result.json"
     paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
     if not paths:

@@ -375,7 +375,7 @@ class Training:
             self.resumed_at_steps = [*state["resumed_at_steps"], checkpoint.step]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"{path} cannot be gone on with: {reason}") from None
+            raise CheckpointError(f"{path} cannot be resumed: {reason}") from None
         self.step = checkpoint.step
 
     def skip_steps(self, steps: int) -> None:

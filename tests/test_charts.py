@@ -58,8 +58,8 @@ def test_poses_of_an_identity_are_those_of_the_distortion(tmp_path):
     assert points[:, 0].std() > 40  # uniform in 90 degrees either way
     assert float(points[:, 1].abs().max()) < 1e-3  # it takes all for upright
     assert "angle" in above.get_title()
-    before, after = below.get_title().split(" before, ")
-    assert before.removeprefix("spread ") == after.split(" after")[0]
+    before, after = below.get_title().split(" by the distortion, ")
+    assert before.removeprefix("spread ") == after.split(" left")[0]
 
 
 def test_poses_need_a_transformer(tmp_path):

@@ -405,3 +405,8 @@ def test_number_that_yaml_reads_as_text_is_told_in_a_form_that_works(
 def test_bound_is_told_in_full(problems):
     (problem,) = problems(f"seed: {2**63}\n")
     assert str(2**63 - 1) in problem or problem.endswith(f"less than {2**63}")
+
+
+def test_a_key_without_its_section_is_told_with_it(problems):
+    (problem,) = problems("seed: 1\n", "epochs=3")
+    assert problem.endswith("unknown key epochs (did you mean train.epochs?)")

@@ -21,6 +21,16 @@ def test_python_example_runs_and_gives_what_it_says():
     torch.testing.assert_close(names["theta"][0], torch.tensor([1.0, 0, 0, 0, 1, 0]))
 
 
+def test_example_of_the_module_runs_and_gives_what_it_says():
+    text = (ROOT / "docs" / "module.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    names = {}
+    exec(example, names)
+    assert names["images"].shape == names["warped"].shape == (6, 1, 28, 28)
+    assert names["theta"].shape == (6, 32)
+    torch.testing.assert_close(names["warped"], names["images"])  # a new one is the identity
+
+
 def test_tables_and_config_heads_are_written_from_the_results():
     publish = load_script("publish")
     for name, (document, part) in publish.TABLES.items():
@@ -86,9 +96,9 @@ def test_a_run_is_gathered_once(finished, monkeypatch, tmp_path):
 
 
 def test_every_link_leads_to_a_file():
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert len(links) >= 4
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page
 
 
 def test_every_module_is_in_the_map():

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from stn_train import animation
 from stn_train.cli_train import run_train
 from stn_train.config_file import load_config
+from stn_train.errors import DataError
 from stn_train.report import command_of, report
 from stn_train.run_directory import RunDirectory
 from stn_train.trainer import train
@@ -127,6 +128,17 @@ def test_text_of_a_strangers_result_is_text(finished, tmp_path):
         page = report(tmp_path)
     assert "<meta http-equiv=refresh>" not in page
     assert page.count("&lt;meta http-equiv=refresh&gt;") >= 2
+
+
+def test_page_without_digits_has_the_rest(runs, nowhere, monkeypatch):
+    def missing(*_):
+        raise DataError("MNIST was not found.\nmore")
+
+    monkeypatch.setattr("stn_train.report.load_splits", missing)
+    page = report(runs)
+    assert "No pictures: MNIST was not found.</p>" in page
+    assert "data:image/svg" in page
+    assert "data:image/png" not in page
 
 
 # In a browser.

@@ -1,4 +1,4 @@
-"""A run that was stopped and gone on with is the run that was never stopped, bit for bit."""
+"""A run that was stopped and resumed is the run that was never stopped, bit for bit."""
 
 import json
 import math
@@ -148,7 +148,7 @@ def test_checkpoint_without_a_part_is_told(tiny, splits, finished, tmp_path, key
     del content["training"][key]
     torch.save(content, tmp_path / "last.pt")
     path = tmp_path / "last.pt"
-    with pytest.raises(CheckpointError, match=f"last.pt cannot be gone on with: '{key}'"):
+    with pytest.raises(CheckpointError, match=f"last.pt cannot be resumed: '{key}'"):
         Training(tiny(), splits, CPU).restore(path, load_checkpoint(path))
 
 
