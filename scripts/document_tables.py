@@ -11,8 +11,11 @@ from typer.main import get_command
 from stn_train.cli_model import run_eval, run_export, run_visualize
 from stn_train.cli_table import run_table
 from stn_train.cli_train import run_train
+from stn_train.config import SECTIONS, Config
 from stn_train.config_file import load_config
+from stn_train.distortions import DISTORTIONS
 from stn_train.published import TABLE_1, model_name
+from stn_train.settings import Settings
 from stn_train.table import (
     Cell,
     cell_name,
@@ -167,6 +170,41 @@ def flag_line(parameter: Any) -> tuple[str, str]:
     return ", ".join(f"`{flag}`" for flag in flags or [parameter.metavar or parameter.name]), text
 
 
+def settings_table() -> str:
+    """Every key of a config with what it is by default and what it means, in Markdown."""
+    fcn, cnn = (Config.model_validate({"backbone": name}) for name in ("FCN", "CNN"))
+    own = [name for name in Config.model_fields if name not in (*SECTIONS, "distort")]
+    lines = [("key", "FCN", "CNN", "meaning")]
+    lines += [setting_line("", name, fcn, cnn) for name in own]
+    for section, kind in SECTIONS.items():
+        values = getattr(fcn, section), getattr(cnn, section)
+        lines += [setting_line(f"{section}.", name, *values) for name in kind.model_fields]
+    parts = [markdown_lines(lines)]
+    for name, distortion in DISTORTIONS.items():
+        if name != "none":
+            literal = distortion()
+            lines = [("key", "default", "meaning")]
+            for field in distortion.model_fields:
+                key, value, _, text = setting_line("distort.", field, literal, literal)
+                lines.append((key, value, text))
+            parts.append(f"With `distortion: {name}`:\n\n{markdown_lines(lines)}")
+    return "\n".join(parts)
+
+
+def setting_line(prefix: str, name: str, *settings: Settings) -> tuple[str, ...]:
+    """A key, its value in each of these settings, and its documentation."""
+    text = " ".join((type(settings[0]).model_fields[name].description or "").split())
+    shown = [written(each.model_dump(mode="json")[name]) for each in settings]
+    return f"`{prefix}{name}`", *shown, text.replace("|", "\\|")
+
+
+def written(value: Any) -> str:
+    """A setting's value as it is written in a config, floats shortened."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(written, value))}]"
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
+
+
 def commands() -> dict[str, Any]:
     """Every command by the name it is called with; click's object of each."""
     single = {
@@ -184,6 +222,7 @@ TABLES = {
     "results": ("README.md", error_table),
     "speed": ("docs/speed.md", speed_table),
     "flags": ("docs/reference.md", flags_table),
+    "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),

@@ -192,7 +192,9 @@ class RotationScaleTranslation(ScaledDistortion):
     max_angle_deg: Degrees = 45.0
     """The angle is uniform between minus this and this."""
     min_scale: Scale = 0.7
+    """The scale is uniform between this and max_scale."""
     max_scale: Scale = 1.2
+    """See min_scale."""
     max_shift_px: Pixels | None = None
     """Each of the two shifts is uniform between minus this and this; null for as far as the
     digit's 28 px square, scaled, has room on the canvas. "A random location" is not defined in
