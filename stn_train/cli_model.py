@@ -1,5 +1,6 @@
 """`stn-eval`, `stn-visualize`, `stn-export`: a trained model measured, drawn, written."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,7 @@ from stn_train.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
     from stn_train.digits import Digits
     from stn_train.run_directory import Run
@@ -106,7 +108,8 @@ def run_visualize(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The picture. Default: beside the checkpoint.")
+        Path | None,
+        typer.Option(help="The picture. Default: beside the checkpoint; of several, here."),
     ] = None,
     picture: Annotated[
         Picture,
@@ -135,8 +138,8 @@ def run_visualize(
     """Draw what a trained model does to its digits, or how its training went."""
     import torch
 
-    from stn_train import album, animation, charts, visualiser
-    from stn_train.run_directory import RunDirectory, load_run
+    from stn_train import album, animation, visualiser
+    from stn_train.run_directory import load_run
 
     if misclassified and (animate or picture != Picture.grid):
         raise ConfigError(["--misclassified goes with --picture grid"])
@@ -146,6 +149,10 @@ def run_visualize(
     if animate is not None and moving not in animation.ANIMATIONS:
         can = " or ".join(f"{name}.gif" for name in animation.ANIMATIONS)
         raise ConfigError([f"--animate is {animate!r}; it can be {can}; --out names another file"])
+    if len(runs) > 1:
+        path = checked_path(out or Path("curves.png"), "--out")
+        typer.echo(f"picture     {visualiser.save(curves_of(runs), path)}")
+        return
     run, cpu = load_run(runs[0]), torch.device("cpu")
     if moving:
         path = checked_path(out or beside(run, f"{moving}.gif"), "--out", (".gif",))
@@ -154,15 +161,7 @@ def run_visualize(
         return
     name = "misclassified" if misclassified else str(picture)
     path = checked_path(out or beside(run, f"{name}.png"), "--out")
-    if len(runs) > 1:
-        folders = [each if each.is_dir() else each.parent for each in runs]
-        alike = len({folder.name for folder in folders}) < len(folders)
-        metrics = {
-            str(folder) if alike else folder.name: RunDirectory(folder).read_metrics()
-            for folder in folders
-        }
-        figure = charts.learning_curves(f"{len(metrics)} runs", metrics)
-    elif picture == Picture.curves:
+    if picture == Picture.curves:
         figure = album.curves(run)
     elif picture == Picture.grid:
         test = test_digits(run, cpu, data_dir)
@@ -170,6 +169,20 @@ def run_visualize(
     else:
         figure = album.PICTURES[picture](run, test_digits(run, cpu, data_dir))
     typer.echo(f"picture     {visualiser.save(figure, path)}")
+
+
+def curves_of(runs: Sequence[Path]) -> "Figure":
+    """The learning curves of several runs, named after their folders."""
+    from stn_train.charts import learning_curves
+    from stn_train.run_directory import RunDirectory
+
+    folders = [each if each.is_dir() else each.parent for each in runs]
+    alike = len({folder.name for folder in folders}) < len(folders)
+    metrics = {
+        str(folder) if alike else folder.name: RunDirectory(folder).read_metrics()
+        for folder in folders
+    }
+    return learning_curves(f"{len(metrics)} runs", metrics)
 
 
 @command("Example: stn-export runs/rts_affine-seed1 --format onnx")
