@@ -109,7 +109,7 @@ PAGES_NEEDED = """
 import resource, torch
 from stn_train.device import keep_freed_memory
 keep_freed_memory()
-for turn in range(4):
+for turn in range(12):  # where the heap grows at first depends on where it lies
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     held = [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each
     del held
