@@ -148,7 +148,7 @@ class LogSettings(Settings):
     """How many models on the way to keep, most of them early on, for
     `stn-visualize RUN --animate training.gif`."""
     tensorboard: bool = False
-    """Write curves and pictures for TensorBoard too: pip install 'stn_train[tensorboard]'."""
+    """Write curves and pictures for TensorBoard too: pip install tensorboard."""
 
 
 class EvaluateSettings(Settings):

@@ -44,7 +44,7 @@ def export(run: Run, form: str, path: Path) -> float:
                 exported = load(made)
             except ImportError as error:
                 raise ConfigError(
-                    [f"--format {form} needs {error.name}: pip install 'stn_train[export]'"]
+                    [f"--format {form} needs {error.name}: pip install onnx onnxscript onnxruntime"]
                 ) from None
             generator = torch.Generator().manual_seed(0)
             batches = [torch.rand(count, 1, side, side, generator=generator) for count in BATCHES]

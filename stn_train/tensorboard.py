@@ -29,7 +29,7 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError(
-                ["log.tensorboard needs TensorBoard: pip install 'stn_train[tensorboard]'"]
+                ["log.tensorboard needs TensorBoard: pip install tensorboard"]
             ) from None
         self.folder, self.open = folder, SummaryWriter
         self.images = watched_set(training, distortion).batch(slice(SHOWN))[0]  # (N, 1, C, C)

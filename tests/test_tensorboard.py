@@ -31,7 +31,7 @@ def test_files_hold_every_number_and_pictures(tiny, splits, tmp_path):
 
 def test_without_the_package_it_says_how_to_get_it(tiny, splits, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(ConfigError, match=r"pip install 'stn_train\[tensorboard\]'"):
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
         TensorBoard(tmp_path, splits.training, tiny().distort)
 
 
