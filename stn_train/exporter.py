@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -60,9 +61,8 @@ def export(run: Run, form: str, path: Path) -> float:
 
 def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     """Write ONNX, the weights within the one file."""
-    import onnx  # noqa: F401  a clear error if it is missing
-    import onnxscript  # noqa: F401
-
+    for package in ("onnx", "onnxscript"):
+        import_module(package)  # a clear error if it is missing
     batch = {0: torch.export.Dim("batch")}
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
         program = torch.onnx.export(
