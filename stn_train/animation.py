@@ -33,8 +33,8 @@ from stn_train.visualiser import (
 ERROR_DIGITS = 2000
 """Test digits that the error in a frame is counted on."""
 
-SWEEP_FRAMES = 60
-SWEEP_MS, LEARNING_MS, LAST_MS = 80, 350, 2500
+SWEEP_FRAMES = 32
+SWEEP_MS, LEARNING_MS, LAST_MS = 130, 350, 2500
 """How long a frame of either kind is shown, and the last of those of learning."""
 
 
