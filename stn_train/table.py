@@ -218,10 +218,7 @@ def details(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
         runs = [result for result in results if cell_of(result) == cell_of(row)]
         lines.append(
             (
-                model_name(row["backbone"], row["transform"]),
-                row["distortion"],
-                measured(row),
-                str(row["paper"]),
+                *name_and_errors(row),
                 f"{row['draws_mean']:.2f}",
                 " ".join(map(str, row["seeds"])),
                 f"{runs[0]['parameters']:,}",
@@ -242,16 +239,19 @@ def measured(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2f}" + ("" if row["std"] is None else f" ± {row['std']:.2f}")
 
 
+def name_and_errors(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """What a line of a table begins with: model, distortion, measured and published error."""
+    name = model_name(row["backbone"], row["transform"])
+    return name, row["distortion"], measured(row), str(row["paper"])
+
+
 def plain(rows: list[dict[str, Any]]) -> str:
     """A line for each cell, in columns."""
     lines = [("model", "on", "error in %", "paper", "minus paper", "all draws", "seeds", "passes")]
     for row in rows:
         lines.append(
             (
-                model_name(row["backbone"], row["transform"]),
-                row["distortion"],
-                measured(row),
-                str(row["paper"]),
+                *name_and_errors(row),
                 f"{row['mean'] - row['paper']:+.2f}",
                 f"{row['draws_mean']:.2f}",
                 " ".join(map(str, row["seeds"])),
