@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step in hand is finished and saved before the program ends."""
+"""Signals that ask for an end: the step in hand is finished and saved first."""
 
 import contextlib
 import os
@@ -10,6 +10,9 @@ from typing import Any, Self
 from stn_train.errors import StnError
 
 ASKED = "stopping after this step; Ctrl-C again stops at once\n"
+
+ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""What ends a program besides Ctrl-C. A terminal that is closed sends SIGHUP; Windows has none."""
 
 
 class StoppedError(StnError):
@@ -31,7 +34,7 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         self.former: dict[int, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ENDS):
             if signal.getsignal(number) == signal.SIG_IGN:
                 continue
             try:
@@ -49,29 +52,40 @@ class StopSignals:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-        os.write(2, ASKED.encode())
+        try:
+            os.write(2, ASKED.encode())
+        except OSError:  # the terminal has been closed: whoever writes to it would fail
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (1, 2):
+                os.dup2(nowhere, stream)
 
 
 class Terminated(BaseException):
-    """SIGTERM, where no run notes it."""
+    """A signal of ENDS, where no run notes it."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextlib.contextmanager
 def stopped_as(message: str) -> Iterator[None]:
-    """Turn what Ctrl-C and SIGTERM raise where no step can be finished into a StoppedError."""
+    """Turn what signals raise where no step can be finished into a StoppedError."""
     try:
         yield
     except KeyboardInterrupt:
         raise StoppedError(message, signal.SIGINT) from None
-    except Terminated:
-        raise StoppedError(message, signal.SIGTERM) from None
+    except Terminated as error:
+        raise StoppedError(message, error.number) from None
 
 
-def end_on_sigterm() -> None:
-    """Have SIGTERM end the program as Ctrl-C does: by an exception, everything tidied up."""
+def end_on_signals() -> None:
+    """Have signals end the program as Ctrl-C does: by an exception, everything tidied up."""
 
     def end(number: int, _: FrameType | None) -> None:
         raise Terminated(number)
 
     with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, end)
+        for number in ENDS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+                signal.signal(number, end)

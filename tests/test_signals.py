@@ -1,10 +1,13 @@
 """Ctrl-C and SIGTERM: the step in hand is finished and saved, and nothing is lost."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import kills
@@ -42,13 +45,18 @@ main()
 """
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """A process that trains, a line for each step."""
+def start(
+    folder: Path, first: Callable[[], None] | None = None, terminal: int | None = None
+) -> subprocess.Popen[str]:
+    """A process that trains, a line for each step: through pipes, or in a terminal."""
+    output = subprocess.PIPE if terminal is None else terminal
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(folder), str(torch.get_num_threads())],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=terminal,
+        stdout=output,
+        stderr=output,
         text=True,
+        preexec_fn=first,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
 
@@ -59,7 +67,9 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
         pass
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path):
     folder, splits = tmp_path / "run", kills.random_splits()
     with start(folder) as process:
@@ -69,7 +79,7 @@ def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path
     assert process.returncode == code, told
     reached = load_checkpoint(folder / "last.pt").step
     assert 13 <= reached < 60
-    assert f"error: stopped at step {reached} of 60; stn-train --resume {folder} goes on" in told
+    assert f"error: stopped at step {reached} of 60; stn-train --resume {folder} resumes it" in told
     assert "stopping after this step" in told
     kills.train_in(folder, splits)
     with RunDirectory.claim(tmp_path / "whole") as run:
@@ -77,6 +87,23 @@ def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path
     assert kills.state_of(folder)["result"] == kills.state_of(run.path)["result"]
     same = [load_checkpoint(each / "last.pt").weights for each in (folder, run.path)]
     assert all(value.equal(same[1][key]) for key, value in same[0].items())
+
+
+def test_a_terminal_that_is_closed_loses_nothing(tmp_path):
+    here, terminal = os.openpty()
+
+    def attach() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    with start(tmp_path / "run", attach, terminal) as process:
+        os.close(terminal)
+        with os.fdopen(here, "rb", buffering=0) as screen:
+            seen = b""
+            while b"13\r\n" not in seen:
+                seen += screen.read(100)
+        assert process.wait(timeout=60) == 129
+    assert load_checkpoint(tmp_path / "run" / "last.pt").step >= 13
 
 
 def test_second_interrupt_stops_at_once(tmp_path):
