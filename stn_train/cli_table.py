@@ -1,7 +1,9 @@
 """`stn-table`: run the cells of the paper's table, show what they came to, and compare."""
 
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +19,12 @@ from stn_train.command import (
     guarded,
 )
 from stn_train.errors import ConfigError, StnError
+
+if TYPE_CHECKING:
+    from stn_train.jobs import Outcome, Reached
+    from stn_train.table import Job
+
+SECONDS_BETWEEN_LINES = 60
 
 run_table = typer.Typer(
     pretty_exceptions_enable=False,
@@ -36,9 +44,11 @@ def run(
         list[str] | None,
         typer.Option(help="DISTORTION:BACKBONE:TRANSFORM with *; may be repeated. Default: all."),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds 1 to this.", min=1, max=100)] = 3,
+    seeds: Annotated[
+        str, typer.Option(help="Seeds 1 to this, or a range such as 4-6.", metavar="N|N-M")
+    ] = "3",
     recipe: Annotated[
-        str, typer.Option(help="Settings of training: default or paper.")
+        str, typer.Option(help="Settings of networks and training: default or paper.")
     ] = "default",
     jobs: Annotated[
         int | None, typer.Option(help="Runs at once. Default: one a core; 4 on a GPU.", min=1)
@@ -55,45 +65,76 @@ def run(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train what is missing; what was stopped goes on. May itself be stopped at any time."""
-    import os
-
-    from stn_train.device import choose_device
-    from stn_train.jobs import TimeLeft, run_jobs
+    """Train every run that has no result yet; interrupted ones are resumed where they were."""
+    from stn_train.device import choose_device, cores
+    from stn_train.jobs import run_jobs
     from stn_train.progress import tell, teller
-    from stn_train.table import cells_like, grid, markdown, missing, results_in, table
+    from stn_train.table import cells_like, jobs_for, markdown, missing, results_in, table
 
     where = choose_device(device)
     chosen = [f"recipe={recipe}", *(overrides or [])]
-    all_jobs = grid(cells_like(cells or []), range(1, seeds + 1), chosen)
+    all_jobs = jobs_for(cells_like(cells or []), seeds_named(seeds), chosen)
     out.mkdir(parents=True, exist_ok=True)
-    jobs_left = missing(all_jobs, out)
-    ready, left = len(all_jobs) - len(jobs_left), TimeLeft(jobs_left)
-    cores = os.cpu_count() or 1
-    workers = jobs or (cores if where.type == "cpu" else min(4, cores))
-    progress = teller(quiet)
-    progress(f"{len(all_jobs)} runs, {ready} of them finished already; {workers} at a time")
-    failed, elsewhere = [], 0
-    for outcome in run_jobs(jobs_left, out, workers, where, data_dir):
-        minutes = left.ended(outcome.job) / 60
-        if outcome.elsewhere:
-            elsewhere += 1
-            tell(f"{outcome.job.name} is left out: {outcome.problem}")
-            continue
-        ready += 1
-        say = tell if outcome.problem else progress
-        say(f"{ready} of {len(all_jobs)}: {outcome.job.name} {outcome}, {minutes:.0f} min left")
-        failed += [outcome] if outcome.problem else []
+    left = missing(all_jobs, out)
+    workers = jobs or (cores() if where.type == "cpu" else min(4, cores()))
+    finished = len(all_jobs) - len(left)
+    say = teller(quiet)
+    say(f"{len(all_jobs)} runs, {finished} of them finished already; {workers} at a time")
+    outcomes = tell_outcomes(run_jobs(left, out, workers, where, data_dir), all_jobs, left, quiet)
+    failed = [each for each in outcomes if each.problem and not each.elsewhere]
+    elsewhere = sum(each.elsewhere for each in outcomes)
     if elsewhere:
-        tell(f"{elsewhere} runs are left to others; run the command again when they have ended")
-    if ready > len(failed):
+        tell(f"{elsewhere} runs are trained by other processes; run this again when they are done")
+    if finished + len(outcomes) > elsewhere + len(failed):
         rows = table(results_in(out))
         typer.echo(pretty_json(rows) if as_json else markdown(rows).rstrip())
     if failed:
         names = ", ".join(sorted(outcome.job.name for outcome in failed))
-        error = StnError(f"{len(failed)} runs failed: {names}; run the command again to go on")
+        error = StnError(f"{len(failed)} runs failed: {names}; run the command again to resume")
         error.exit_code = failed[0].exit_code
         raise error
+
+
+def seeds_named(text: str) -> range:
+    """The seeds that 3 (from 1 on) or 4-6 stand for; raises ConfigError for anything else."""
+    first, dash, last = text.partition("-")
+    if not dash:
+        first, last = "1", text
+    if first.isdecimal() and last.isdecimal() and 0 <= int(first) <= int(last) < int(first) + 100:
+        return range(int(first), int(last) + 1)
+    raise ConfigError([f"--seeds is {text!r}; it can be a number, as 3, or a range, as 4-6"])
+
+
+def tell_outcomes(
+    events: "Iterable[Reached | Outcome]",
+    all_jobs: "Sequence[Job]",
+    left: "Sequence[Job]",
+    quiet: bool,
+) -> "list[Outcome]":
+    """Say how the runs get on, and return what became of them."""
+    from stn_train.jobs import Outcome, TimeLeft
+    from stn_train.progress import tell, teller
+
+    say, time_left = teller(quiet), TimeLeft(left)
+    outcomes: list[Outcome] = []
+    ended, told = len(all_jobs) - len(left), time.perf_counter()
+    for event in events:
+        time_left.note(event)
+        if isinstance(event, Outcome):
+            outcomes.append(event)
+            ended += not event.elsewhere
+            text = f"{ended} of {len(all_jobs)}: {event.job.name} {event}"
+            if event.elsewhere:
+                tell(f"{event.job.name} is left out: {event.problem}")
+            elif event.problem:
+                tell(text)
+            else:
+                say(f"{text}, {time_left.seconds / 60:.0f} min left")
+        elif time.perf_counter() - told >= SECONDS_BETWEEN_LINES:
+            told = time.perf_counter()
+            running = [f"{name} {share:.0%}" for name, share in time_left.running.items()]
+            say(f"{', '.join(running)}; {time_left.seconds / 60:.0f} min left")
+    return outcomes
 
 
 @run_table.command("show", epilog=f"Example: stn-table show runs/table --json\n\n{EXIT_CODES}")

@@ -61,7 +61,8 @@ def compare_cells(runs_a: list[dict[str, Any]], runs_b: list[dict[str, Any]]) ->
     """Compare the runs of two cells."""
     if len({tuple(run["draws_sha256"]) for run in runs_a + runs_b}) > 1:
         names = " and ".join(sorted({":".join(cell_of(run)) for run in runs_a + runs_b}))
-        raise ConfigError([f"{names}: not tested on the same draws of the same digits"])
+        told = f"{names}: tested on other digits, another distortion or another number of draws"
+        raise ConfigError([f"{told}; test both with the same settings"])
     rates_a, rates_b = error_rates(runs_a), error_rates(runs_b)
     return Comparison(
         cell_of(runs_a[0]),

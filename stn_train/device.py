@@ -1,6 +1,7 @@
 """Where to compute, in which precision, and how memory is held meanwhile."""
 
 import ctypes
+import os
 import platform
 
 import torch
@@ -57,6 +58,12 @@ def seed_generator(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
+
+
+def cores() -> int:
+    """How many processor cores this process may use: all, unless it was given fewer."""
+    given = getattr(os, "sched_getaffinity", None)  # Linux has it
+    return len(given(0)) if given else os.cpu_count() or 1
 
 
 def keep_freed_memory() -> None:

@@ -20,12 +20,24 @@ from typing import Any, NamedTuple
 import torch
 
 from stn_train.data import load_splits
-from stn_train.device import keep_freed_memory
+from stn_train.device import cores, keep_freed_memory
 from stn_train.errors import InUseError, StnError
+from stn_train.observer import Observer, Start
+from stn_train.progress import Quiet
 from stn_train.published import TABLE_1
 from stn_train.run_directory import RunDirectory
 from stn_train.table import Job, cell_of, finished, read_result
 from stn_train.trainer import train
+
+SECONDS_BETWEEN_REPORTS = 10
+
+
+class Reached(NamedTuple):
+    """How far a run is."""
+
+    job: Job
+    share: float
+    """Of its steps, from 0 to 1."""
 
 
 class Outcome(NamedTuple):
@@ -34,7 +46,9 @@ class Outcome(NamedTuple):
     job: Job
     result: dict[str, Any] | None
     problem: str
+    """Empty where there is a result."""
     exit_code: int
+    """What a command that trained this run alone would end with."""
     elsewhere: bool = False
     """Another process is training it."""
 
@@ -51,13 +65,13 @@ class Outcome(NamedTuple):
 
 def run_jobs(
     jobs: Sequence[Job], folder: Path, workers: int, device: torch.device, data_dir: Path | None
-) -> Iterator[Outcome]:
-    """Train these runs, ``workers`` at a time; yields what became of each as it ends.
+) -> Iterator[Reached | Outcome]:
+    """Train these runs, ``workers`` at a time; yields how far they are, and what became of each.
 
-    A run that was stopped goes on from its newest checkpoint. Stopped itself, by an exception or
+    A run that was stopped is resumed from its newest checkpoint. Stopped itself, by an exception or
     because the iterator is closed, it stops the runs, which have saved themselves.
     """
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, cores() // workers)
     context = multiprocessing.get_context("spawn")
     left = deque(jobs)
     running: dict[Connection, tuple[Job, SpawnProcess]] = {}
@@ -75,13 +89,14 @@ def run_jobs(
             for here in [each for each in running if each in ended]:
                 job, process = running[here]
                 try:
-                    outcome: Outcome = here.recv()
+                    told: Reached | Outcome = here.recv()
                 except EOFError:
                     problem = "killed, perhaps for want of memory (fewer --jobs take less)"
-                    outcome = Outcome(job, None, problem, StnError.exit_code)
-                process.join()
-                del running[here]
-                yield outcome
+                    told = Outcome(job, None, problem, StnError.exit_code)
+                if isinstance(told, Outcome):
+                    process.join()
+                    del running[here]
+                yield told
     finally:
         for _, process in running.values():
             process.terminate()
@@ -101,7 +116,33 @@ def run_in_process(
     threading.Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()
-    report.send(run_job(job, folder, device, data_dir))
+    report.send(run_job(job, folder, device, data_dir, Reporter(job, report)))
+
+
+class Reporter(Quiet):
+    """Reports now and then how far a run is; its warnings go straight to standard error."""
+
+    def __init__(self, job: Job, report: Connection) -> None:
+        self.job, self.report = job, report
+
+    def started(self, start: Start) -> None:
+        """The first report."""
+        self.steps = start.steps
+        self.tell(start.step)
+
+    def stepped(self, step: int) -> None:
+        """Another one, if the last is some time ago."""
+        if time.perf_counter() - self.told >= SECONDS_BETWEEN_REPORTS:
+            self.tell(step)
+
+    def tell(self, step: int) -> None:
+        """Report."""
+        self.told = time.perf_counter()
+        self.report.send(Reached(self.job, step / self.steps))
+
+    def warned(self, message: str) -> None:
+        """Say which run it is about."""
+        super().warned(f"{self.job.name}: {message}")
 
 
 def end_with_parent() -> None:
@@ -112,12 +153,19 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
-def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None) -> Outcome:
+def run_job(
+    job: Job,
+    folder: Path,
+    device: torch.device,
+    data_dir: Path | None,
+    observer: Observer | None = None,
+) -> Outcome:
     """Train one run in this process, unless another process has finished it meanwhile."""
     try:
         with RunDirectory.claim_or_reopen(folder / job.name) as run:
             if not finished(job, folder):
-                train(job.config, load_splits(job.config.data, data_dir), run, device)
+                splits = load_splits(job.config.data, data_dir)
+                train(job.config, splits, run, device, observer)
             return Outcome(job, read_result(run.result), "", 0)
     except InUseError as error:
         return Outcome(job, None, str(error), error.exit_code, elsewhere=True)
@@ -125,19 +173,45 @@ def run_job(job: Job, folder: Path, device: torch.device, data_dir: Path | None)
         return Outcome(job, None, str(error), error.exit_code)
     except OSError as error:
         return Outcome(job, None, str(error), StnError.exit_code)
+    except Exception as error:  # a fault of the program: the other runs are not lost by it
+        return Outcome(job, None, f"{type(error).__name__}: {error}", StnError.exit_code)
 
 
 class TimeLeft:
     """An estimate from the work that has been done."""
 
     def __init__(self, missing: Sequence[Job]) -> None:
-        self.done, self.left = 0.0, sum(map(cost, missing))
+        self.costs = {job.name: cost(job) for job in missing}
+        self.began: dict[str, float] = {}  # the share that a run had done before
+        self.reached: dict[str, float] = {}
         self.started = time.perf_counter()
 
-    def ended(self, job: Job) -> float:
-        """Note that a run has ended; returns the seconds that the others will take."""
-        self.done, self.left = self.done + cost(job), self.left - cost(job)
-        return self.left / self.done * (time.perf_counter() - self.started)
+    def note(self, told: Reached | Outcome) -> None:
+        """Note how far a run is, or that it has ended; what others train is no work of ours."""
+        name = told.job.name
+        if isinstance(told, Reached):
+            self.began.setdefault(name, told.share)
+            self.reached[name] = told.share
+        elif told.elsewhere:
+            del self.costs[name]
+        else:
+            self.reached[name] = 1.0
+
+    @property
+    def running(self) -> dict[str, float]:
+        """The runs that are under way, and the share of their steps that is done."""
+        return {name: share for name, share in self.reached.items() if share < 1}
+
+    @property
+    def seconds(self) -> float:
+        """What is left will take about so long; infinite before anything is done."""
+        done = left = 0.0
+        for name, whole in self.costs.items():
+            share = self.reached.get(name, 0.0)
+            done += whole * (share - self.began.get(name, 0.0))
+            left += whole * (1 - share)
+        taken = time.perf_counter() - self.started
+        return left / done * taken if done else float("inf")
 
 
 def cost(job: Job) -> float:

@@ -23,16 +23,16 @@ class Observer:
     """Told how a run goes; this one keeps it to itself."""
 
     def started(self, start: Start) -> None:
-        """The run begins, or goes on."""
+        """The run begins, or is resumed."""
 
     def stepped(self, step: int) -> None:
         """``step`` steps are done."""
 
     def logged(self, record: dict[str, Any]) -> None:
-        """A line of metrics.jsonl was written."""
+        """A line of metrics.jsonl was written: kind, step, pass and what was measured."""
 
     def warned(self, message: str) -> None:
-        """Something is not as it should be; the run goes on."""
+        """Something is not as it should be; the run continues."""
 
     def stopped(self) -> None:
         """No more steps will be taken: all are done, or something went wrong."""

@@ -35,6 +35,7 @@ class Progress(Quiet):
         """Say what is trained."""
         self.newest: dict[str, Any] = {}
         self.steps, self.began, self.before = start.steps, time.perf_counter(), start.step
+        self.step = start.step
         where = f"{next(start.model.parameters()).device.type}, seed {start.config.seed}"
         size = f"{parameter_count(start.model):,} parameters, {start.steps:,} steps"
         tell(f"{start.config.cell}: {size} on {where}")
@@ -42,6 +43,7 @@ class Progress(Quiet):
     def logged(self, record: dict[str, Any]) -> None:
         """Remember the reading."""
         self.newest |= record
+        self.step = record["step"]
 
     def reading(self) -> str:
         """The newest loss, validation error and speed."""
@@ -55,7 +57,7 @@ class Progress(Quiet):
 
     def stopped(self) -> None:
         """Say what comes next."""
-        if self.newest.get("step") == self.steps:
+        if self.step == self.steps:
             tell("testing ...")
 
 

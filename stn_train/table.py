@@ -19,6 +19,7 @@ from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.published import COLUMNS, TABLE_1, model_name
 from stn_train.run_directory import RunDirectory
+from stn_train.shipped import shipped_directory
 
 Cell = tuple[str, str, str]
 
@@ -28,12 +29,14 @@ FIELDS += ["mean", "std", "seeds", "passes", "draws_mean"]
 
 RESULT: dict[str, type | UnionType] = {
     **dict.fromkeys(("distortion", "backbone", "transform", "recipe", "data"), str),
-    **dict.fromkeys(("seed", "parameters", "training_digits"), int),
+    **dict.fromkeys(("seed", "parameters", "training_digits", "test_digits"), int),
     **dict.fromkeys(("test_error_percent", "draws_mean_percent"), int | float),
     **dict.fromkeys(("passes", "train_seconds", "total_seconds"), int | float),
     **dict.fromkeys(("config", "environment"), dict),
+    **dict.fromkeys(("draws_sha256", "draws_percent"), list),
+    **dict.fromkeys(("mistaken_digits", "mistaken_on_draws"), list),
     "test_sha256": str,
-    "draws_sha256": list,
+    "validation_error_percent": int | float | None,
 }
 """What is read of a result.json, and of which kind it must be."""
 
@@ -71,12 +74,21 @@ def cells_like(patterns: Sequence[str]) -> list[Cell]:
     return [cell for cell in TABLE_1 if cell in found]
 
 
-def grid(cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]) -> list[Job]:
-    """The runs of these cells and seeds, the cheap ones first."""
+def jobs_for(cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]) -> list[Job]:
+    """The runs of these cells and seeds, the cheap ones first.
+
+    Raises ConfigError for an override of what names a run.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key in ("distortion", "backbone", "transform", "seed"):
+            raise ConfigError([f"--set {override}: --cells and --seeds say that here"])
     jobs = [
         Job(
             f"{cell_name(cell)}-seed{seed}",
-            load_config(f"{cell_name(cell)}.yaml", [*overrides, f"seed={seed}"]),
+            load_config(
+                str(shipped_directory() / f"{cell_name(cell)}.yaml"), [*overrides, f"seed={seed}"]
+            ),
         )
         for seed in seeds
         for cell in cells

@@ -54,7 +54,7 @@ def test_single_cells_are_compared_with_each_other():
 
 def test_other_digits_or_draws_are_refused():
     others = [result(E_TPS, 1, {}, draws=("a", "c"))]
-    with pytest.raises(ConfigError, match="E:CNN:Aff and E:CNN:TPS: not tested on the same draws"):
+    with pytest.raises(ConfigError, match="E:CNN:Aff and E:CNN:TPS: tested on other digits"):
         compare([result(E_AFF, 1, {})], others)
 
 

@@ -15,13 +15,15 @@ import typer.main
 from conftest import CPU, TINY
 from typer.testing import CliRunner
 
+from stn_train import cli_table
 from stn_train import jobs as jobs_module
 from stn_train.checkpoint import load_checkpoint
-from stn_train.cli_table import run_table
+from stn_train.cli_table import run_table, seeds_named, tell_outcomes
+from stn_train.device import cores
 from stn_train.errors import CheckpointError, ConfigError, DivergenceError
-from stn_train.jobs import TimeLeft, run_job, run_jobs
+from stn_train.jobs import Outcome, Reached, Reporter, TimeLeft, run_job, run_jobs
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, cells_like, grid, missing
+from stn_train.table import Job, cells_like, jobs_for, missing
 from stn_train.trainer import train
 
 SETTINGS = [
@@ -39,7 +41,7 @@ CELLS = ["R:FCN:none", "R:FCN:Aff", "E:FCN:TPS"]
 
 
 def tiny_grid(seeds=(1,), *changes):
-    return grid(cells_like(CELLS), seeds, [*SETTINGS, *changes])
+    return jobs_for(cells_like(CELLS), seeds, [*SETTINGS, *changes])
 
 
 def table(*arguments):
@@ -53,15 +55,19 @@ def set_options(*changes):
     return [part for change in [*SETTINGS, *changes] for part in ("--set", change)]
 
 
+def outcomes_of(events):
+    return [event for event in events if isinstance(event, Outcome)]
+
+
 def test_runs_in_processes_equal_runs_one_by_one(tmp_path, splits):
-    outcomes = list(run_jobs(tiny_grid(), tmp_path, 2, CPU, None))
+    outcomes = outcomes_of(run_jobs(tiny_grid(), tmp_path, 2, CPU, None))
     assert sorted(outcome.job.name for outcome in outcomes) == [
         "e_tps_fcn-seed1",
         "r_affine_fcn-seed1",
         "r_fcn-seed1",
     ]
     threads, one_by_one = torch.get_num_threads(), {}
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))
+    torch.set_num_threads(max(1, cores() // 2))
     try:
         for job in tiny_grid():
             run = RunDirectory.claim(tmp_path / "alone" / job.name)
@@ -96,7 +102,7 @@ def test_what_is_missing_is_trained_and_shown(tmp_path):
     assert "4 runs, 3 of them finished already" in one_more.output
     other = table("run", *chosen, *set_options("train.epochs=3"))
     assert other.exit_code == ConfigError.exit_code
-    assert "train.epochs is 2 there, 3 was asked for" in other.output
+    assert "train.epochs is 2 in the run, 3 was asked for" in other.output
     rows = json.loads(table("show", tmp_path, "--json").output)
     assert [row["transform"] for row in rows] == ["none", "Aff", "Proj", "TPS"]
     compared = table("compare", tmp_path / "r_fcn-seed1", tmp_path / "r_affine_fcn-seed1")
@@ -158,7 +164,7 @@ def test_a_run_that_is_killed_is_told_and_the_others_go_on(tmp_path, monkeypatch
         return wait(connections)
 
     monkeypatch.setattr(jobs_module, "wait", kill_one_and_wait)
-    first, *others = run_jobs(tiny_grid(), tmp_path, 1, CPU, None)
+    first, *others = outcomes_of(run_jobs(tiny_grid(), tmp_path, 1, CPU, None))
     assert first.job == tiny_grid()[0]
     assert str(first).startswith("failed: killed, perhaps for want of memory")
     assert first.exit_code == 1
@@ -167,12 +173,32 @@ def test_a_run_that_is_killed_is_told_and_the_others_go_on(tmp_path, monkeypatch
     assert missing(tiny_grid(), tmp_path) == tiny_grid()[:1]
 
 
+def test_runs_report_how_far_they_are(tmp_path, monkeypatch, capfd):
+    events = [*run_jobs(tiny_grid()[:1], tmp_path, 1, CPU, None)]
+    assert events[0] == Reached(tiny_grid()[0], 0.0)
+    monkeypatch.setattr(cli_table, "SECONDS_BETWEEN_LINES", 0)
+    reached = [Reached(tiny_grid()[0], 0.0), Reached(tiny_grid()[0], 0.5)]
+    told = tell_outcomes([*reached, events[-1]], tiny_grid(), tiny_grid(), quiet=False)
+    assert told == [events[-1]]
+    first, second, last = capfd.readouterr().err.splitlines()
+    assert first == "r_fcn-seed1 0%; inf min left"
+    assert re.fullmatch(r"r_fcn-seed1 50%; \d+ min left", second)
+    assert re.fullmatch(r"1 of 3: r_fcn-seed1 .* \d+ min left", last)
+
+
+def test_warnings_of_a_run_are_told_with_its_name(tmp_path, capfd):
+    (job, *_) = tiny_grid()
+    _, there = multiprocessing.Pipe(duplex=False)
+    Reporter(job, there).warned("it may have collapsed")
+    assert capfd.readouterr().err == "warning: r_fcn-seed1: it may have collapsed\n"
+
+
 def test_given_up_it_leaves_no_process(tmp_path):
     short, long = tiny_grid()[:1], tiny_grid([2], "train.epochs=10000")
-    outcomes = run_jobs(short + long, tmp_path, 2, CPU, None)
-    assert next(outcomes).job == short[0]
+    events = run_jobs(short + long, tmp_path, 2, CPU, None)
+    assert next(event for event in events if isinstance(event, Outcome)).job == short[0]
     assert multiprocessing.active_children()
-    outcomes.close()
+    events.close()
     assert multiprocessing.active_children() == []
 
 
@@ -192,7 +218,7 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path):
     (tmp_path / job.name / "thesis.txt").write_text("years of work")
     _, _, problem, exit_code, _ = run_job(job, tmp_path, CPU, None)
     assert exit_code == 6
-    assert "holds something else than a run" in problem
+    assert "is not a run directory; choose another folder" in problem
     assert (tmp_path / job.name / "thesis.txt").read_text() == "years of work"
 
 
@@ -213,10 +239,58 @@ def test_time_left_follows_the_work_that_is_done(monkeypatch):
     jobs += [Job("c", config.model_copy(update={"backbone": "CNN"}))]
     left = TimeLeft(jobs)
     seconds = 10.0
-    assert left.ended(jobs[0]) == pytest.approx(110)  # a CNN counts for ten
-    seconds = 20.0
-    assert left.ended(jobs[1]) == pytest.approx(100)
-    assert left.ended(jobs[2]) == 0
+    assert left.seconds == float("inf")
+    left.note(ended(jobs[0]))
+    assert left.seconds == pytest.approx(110)  # a CNN counts for ten
+    seconds = 15.0
+    left.note(Reached(jobs[1], 0.5))
+    assert left.running == {"b": 0.5}
+    assert left.seconds == pytest.approx(15 / 1 * 10.5)  # what it had done before is no work
+    left.note(Reached(jobs[1], 0.9))
+    assert left.seconds == pytest.approx(15 / 1.4 * 10.1)
+    left.note(ended(jobs[1]))
+    left.note(ended(jobs[2], elsewhere=True))
+    assert (left.running, left.seconds) == ({}, 0)
+
+
+def ended(job: Job, elsewhere: bool = False) -> Outcome:
+    return Outcome(job, None, "it failed", 1, elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("1", [1]), ("3", [1, 2, 3]), ("4-6", [4, 5, 6]), ("7-7", [7]), ("0-1", [0, 1])],
+)
+def test_seeds_are_a_number_or_a_range(text, seeds):
+    assert list(seeds_named(text)) == seeds
+
+
+@pytest.mark.parametrize("text", ["0", "", "-1", "2-1", "1,2", "x", "1-200", "1-2-3"])
+def test_other_seeds_are_refused(text):
+    with pytest.raises(ConfigError, match="a number, as 3, or a range, as 4-6"):
+        seeds_named(text)
+
+
+@pytest.mark.parametrize("key", ["distortion", "backbone", "transform", "seed"])
+def test_what_names_a_run_is_no_setting_to_change(key):
+    with pytest.raises(ConfigError, match="--cells and --seeds say that here"):
+        tiny_grid([1], f"{key}=E")
+
+
+def test_cells_are_the_shipped_ones_whatever_lies_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r_fcn.yaml").write_text("distortion: R\nmodel: {hidden: 7}\n")
+    (job, *_) = tiny_grid()
+    assert job.config.model.hidden != 7
+
+
+def test_a_fault_of_the_program_is_told_and_ends_no_other_run(tmp_path, monkeypatch):
+    def faulty(*_: object) -> None:
+        raise KeyError("exp_avg")
+
+    monkeypatch.setattr(jobs_module, "train", faulty)
+    outcome = run_job(tiny_grid()[0], tmp_path, CPU, None)
+    assert (outcome.problem, outcome.exit_code) == ("KeyError: 'exp_avg'", 1)
 
 
 # The command line.
@@ -266,5 +340,5 @@ def test_help_needs_no_torch():
 
 
 def test_these_settings_are_those_of_the_tiny_run():
-    (job,) = grid(cells_like(["R:FCN:none"]), [1], SETTINGS)
+    (job,) = jobs_for(cells_like(["R:FCN:none"]), [1], SETTINGS)
     assert job.config.data.training_digits == TINY["data"]["training_digits"]

@@ -17,7 +17,7 @@ from stn_train.table import (
     cells_like,
     circumstances,
     comma_separated,
-    grid,
+    jobs_for,
     markdown,
     plain,
     read_result,
@@ -84,7 +84,7 @@ def test_pattern_that_names_nothing_is_told():
 
 
 def test_grid_is_every_cell_with_every_seed_the_cheap_ones_first():
-    jobs = grid(cells_like(["P:*"]), [1, 2], ["train.epochs=7"])
+    jobs = jobs_for(cells_like(["P:*"]), [1, 2], ["train.epochs=7"])
     assert len({job.name for job in jobs}) == len(jobs) == 16
     assert [job.config.backbone for job in jobs] == ["FCN"] * 8 + ["CNN"] * 8
     assert [job.config.seed for job in jobs[:8]] == [1] * 4 + [2] * 4
@@ -96,7 +96,7 @@ def test_grid_is_every_cell_with_every_seed_the_cheap_ones_first():
 
 
 def test_grid_of_the_papers_recipe():
-    (job,) = grid([RTS_AFFINE], [4], ["recipe=paper"])
+    (job,) = jobs_for([RTS_AFFINE], [4], ["recipe=paper"])
     assert (job.config.train.steps, job.config.train.optimizer) == (150_000, "sgd")
 
 
