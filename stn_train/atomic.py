@@ -20,8 +20,8 @@ def write_atomically(
     """Write a file under a temporary name in the same folder, then give it its own.
 
     A reader, or a crash, sees the old file or the new one and nothing in between. The new one
-    takes the name when it is on the disk and ``verify`` has raised nothing about it; the old one
-    is kept as ``previous``, if that is given.
+    takes the name when it is on the disk and ``verify`` has raised nothing about it. With
+    ``previous`` the old one is renamed to that first, so that for a moment there is only that.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:

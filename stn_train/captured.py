@@ -1,4 +1,7 @@
-"""A training step recorded once as a CUDA graph: the networks are small, launching them is not."""
+"""A training step recorded once as a CUDA graph.
+
+The networks are so small that launching their kernels one by one would take most of a step.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -14,22 +17,23 @@ class Captured:
     """A function of CUDA tensors that is recorded at its fourth call and replayed from then on.
 
     The function must never wait for the device, and everything it touches besides its inputs
-    must stay where it is in memory. Inputs of another shape than the first are not recorded.
+    must stay where it is in memory. Where the first input has not the length that was named, as in
+    the last batch of a pass, it is called as it is.
     https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Tensor], length: int) -> None:
+        self.function, self.length = function, length
         self.inputs: list[Tensor] = []
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The function of these inputs."""
+        if len(inputs[0]) != self.length:
+            return self.function(*inputs)
         if not self.inputs:
             self.inputs = [each.clone() for each in inputs]
-        if any(own.shape != given.shape for own, given in zip(self.inputs, inputs, strict=True)):
-            return self.function(*inputs)
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
         self.calls += 1

@@ -23,6 +23,9 @@ FORMAT = 1
 MAX_BYTES = 1 << 28
 """Forty times what 400,000 weights and their optimiser take; a larger file is not read."""
 
+MOST_WEIGHTS = MAX_BYTES // 20
+"""What fits: each weight in float32, its average, two moments, and a fifth to spare."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:

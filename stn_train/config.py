@@ -58,7 +58,7 @@ class ModelSettings(Settings):
     filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
     """CNN: filters of the two convolutions (32 to 64 in the paper)."""
     dropout: Fraction = 0.0
-    """Share of the classifier's last features that a step leaves out."""
+    """Dropout probability before the classifier's output layer; FCN and CNN only."""
     localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
     """The localisation network sees the image average-pooled by this; null for 2 with a CNN (A.4),
     else 1."""
@@ -69,8 +69,8 @@ class ModelSettings(Settings):
     localisation_features: Width = 20
     """ST-CNN: units in the fully connected layer of the localisation network (A.4)."""
     st_iterations: Annotated[int, Field(ge=1, le=8)] = 1
-    """How often the transformer looks: from the second time on at its own output, to correct its
-    transform (Lin and Lucey 2017). The paper looks once."""
+    """How often the localisation network looks: from the second time on at the image as warped so
+    far, to refine the transform (Lin and Lucey 2017). The paper looks once."""
     st_output_px: Annotated[int, Field(ge=1, le=256)] | None = None
     """Side of the image that the transformer samples; null for 28 times st_pool, so that the
     classifier sees 28 px. The literal reading, the size of the input, is 42 on RTS."""
@@ -106,7 +106,8 @@ class TrainSettings(Settings):
     cuda_graph: bool = True
     """On an NVIDIA GPU, record a step once and replay it: no time is lost on launching it."""
     schedule: Literal["one_cycle", "cosine", "step", "constant"] = "one_cycle"
-    """How the learning rate moves over the run; it moves every step."""
+    """one_cycle: the learning rate rises, then falls along a cosine; cosine: it only falls; step:
+    it falls at step_at; constant: it stays."""
     warmup: Fraction = 0.2
     """one_cycle: the share of the run in which the learning rate rises."""
     step_at: Annotated[tuple[Fraction, ...], Field(strict=False)] = (1 / 3, 2 / 3)
@@ -116,7 +117,7 @@ class TrainSettings(Settings):
     label_smoothing: Fraction = 0.0
     """Share of the target that is spread over all classes."""
     max_gradient_norm: Positive | None = None
-    """Longer gradients are shortened to this norm; null for never."""
+    """Clip the norm of the whole gradient to this; null for no clipping."""
     ema_decay: Fraction = 0.0
     """Average the weights over steps with this decay and use the average; 0 for off. The decay
     rises to its value over the first steps, so that the first weights are soon forgotten."""
@@ -145,7 +146,7 @@ class LogSettings(Settings):
     """What a run leaves beside its numbers and checkpoints."""
 
     snapshots: Annotated[int, Field(ge=0, le=1000)] = 0
-    """How many models on the way to keep, most of them early on, for
+    """Keep at most so many models on the way, most of them early on, for
     `stn-visualize RUN --animate training.gif`."""
     tensorboard: bool = False
     """Write curves and pictures for TensorBoard too: pip install tensorboard."""
@@ -155,7 +156,8 @@ class EvaluateSettings(Settings):
     """How the trained model is measured."""
 
     draws: Annotated[int, Field(ge=1, le=100)] = 10
-    """Fixed draws of the test distortion; the first is the headline, the mean stands beside."""
+    """Fixed draws of the test distortion. The first gives the reported error; the mean over all is
+    reported too."""
 
 
 class Config(Settings):
@@ -170,7 +172,7 @@ class Config(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
     """Decides the first weights, the order of the digits and their distortions."""
     recipe: Literal["default", "paper"] = "default"
-    """Which set of training settings the rest of the config starts from."""
+    """Which values model and train start from: default, or paper for the paper's own."""
     data: DataSettings = DataSettings()
     distort: SerializeAsAny[Distortion] = Undistorted()
     """The chosen distortion's own parameters: see its class in stn_train/distortions.py."""
@@ -261,11 +263,14 @@ class Config(Settings):
         return self.model_dump(mode="json")
 
 
-def refuse_other_config(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+def refuse_other_config(
+    run: Path, old: dict[str, Any], new: dict[str, Any], advice: str = "name another --out"
+) -> None:
     """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
     differences = changed_settings(completed(old), new)
     if differences:
-        raise ConfigError([f"{run} is a run of another config:", *map(str, differences)])
+        told = f"{run} was started with other settings ({advice}):"
+        raise ConfigError([told, *map(str, differences)])
 
 
 SECTIONS: dict[str, type[Settings]] = {
@@ -300,8 +305,8 @@ class Change(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
-        """As it is told to who wants to go on with a run."""
-        return f"{self.key} is {self.old} there, {self.new} was asked for"
+        """As it is told to somebody who wants to resume a run."""
+        return f"{self.key} is {self.old} in the run, {self.new} was asked for"
 
 
 def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[Change]:

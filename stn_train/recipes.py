@@ -78,7 +78,8 @@ def with_recipe(data: dict[str, Any]) -> dict[str, Any]:
         own = data.get(name, {})
         if not isinstance(own, dict):
             continue  # not a section at all: the config's check says so
-        if "epochs" in own or "steps" in own:  # one duration takes the place of the other
-            settings = {key: settings[key] for key in settings if key not in ("epochs", "steps")}
+        durations = ("epochs", "steps")
+        if any(own.get(key) is not None for key in durations):  # one takes the other's place
+            settings = {key: settings[key] for key in settings if key not in durations}
         filled[name] = {**settings, **own}
     return filled

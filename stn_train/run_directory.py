@@ -10,7 +10,7 @@ snapshots/        models on the way, where log.snapshots asks for them
 tensorboard/      event files, where log.tensorboard asks for them
 result.json       the test error and what it was measured on; written last
 *.png             pictures
-.lock             who trains here, while somebody does
+.lock             which process trains here, or was the last to
 """
 
 import contextlib
@@ -83,7 +83,7 @@ class RunDirectory:
         run = cls.take(
             path,
             lambda run: run.has_checkpoint() or run.holds_only(*run.first_files()),
-            f"{path} holds something else than a run",
+            f"{path} is not empty and is not a run directory; choose another folder",
         )
         if not run.has_checkpoint():
             run.forget_snapshots()
@@ -95,11 +95,12 @@ class RunDirectory:
     def first_files(self) -> list[str]:
         """Names of what there can be before the first checkpoint.
 
-        The config is the first of them: folders without it are of another program.
+        The config is the first of them: what lies in a folder without it is of another program.
         """
-        names = [path.name for path in (self.config, self.environment, self.metrics, self.best)]
-        folders = [self.snapshots.name, self.tensorboard.name] if self.config.exists() else []
-        return names + folders
+        if not self.config.exists():
+            return []
+        files = (self.config, self.environment, self.metrics, self.best)
+        return [path.name for path in (*files, self.snapshots, self.tensorboard)]
 
     @classmethod
     def take(
@@ -135,7 +136,7 @@ class RunDirectory:
     def refuse_without_checkpoint(self) -> None:
         """Raise CheckpointError if there is nothing to go on from."""
         if not self.has_checkpoint():
-            raise CheckpointError(f"{self.path} has no checkpoint {self.last.name} to go on from")
+            raise CheckpointError(f"{self.path} has no checkpoint to resume, no {self.last.name}")
 
     def close(self) -> None:
         """Let others have it."""
@@ -217,7 +218,7 @@ class RunDirectory:
             write_atomically(self.metrics, lambda stream: stream.write(whole))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; raises CheckpointError if they are not to be had."""
+        """The lines of metrics.jsonl; raises CheckpointError if they cannot be read."""
         try:
             lines = self.metrics.read_text(encoding="utf-8").splitlines()
             records = [json.loads(line) for line in lines]
@@ -254,9 +255,14 @@ class Run(NamedTuple):
 
     @property
     def directory(self) -> RunDirectory:
-        """The run directory that the checkpoint lies in, as one of its snapshots too."""
-        folder = self.checkpoint.parent
-        return RunDirectory(folder.parent if folder.name == "snapshots" else folder)
+        """The run directory that the checkpoint lies in."""
+        return directory_of(self.checkpoint)
+
+
+def directory_of(path: Path) -> RunDirectory:
+    """The run directory that a path is, or in which it is a checkpoint or a snapshot."""
+    folder = path if path.is_dir() else path.parent
+    return RunDirectory(folder.parent if folder.name == "snapshots" else folder)
 
 
 def load_run(path: str | PathLike[str]) -> Run:

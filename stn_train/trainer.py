@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from stn_train.atomic import write_json
 from stn_train.captured import Captured
 from stn_train.checkpoint import (
+    MOST_WEIGHTS,
     Checkpoint,
     check_optimizer_state,
     check_weights,
@@ -39,7 +40,7 @@ from stn_train.data import (
 from stn_train.device import autocast, choose_precision, seed_generator
 from stn_train.distortions import distort
 from stn_train.environment import describe_environment
-from stn_train.errors import CheckpointError, DivergenceError
+from stn_train.errors import CheckpointError, ConfigError, DivergenceError, StnError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
 from stn_train.meter import Meter
 from stn_train.models import DigitClassifier, build_model, parameter_count
@@ -102,9 +103,12 @@ def train(
     try:
         with StopSignals() as signals:
             training.run(run, observer, signals)
+    except torch.OutOfMemoryError:
+        full = f"the memory of {device} is full"
+        raise StnError(f"{full}: lower train.batch_size or the widths in model") from None
     finally:
         observer.stopped()
-    untested = f"stopped before the test; stn-train --resume {run.path} goes on"
+    untested = f"stopped before the test; stn-train --resume {run.path} tests it"
     if signals.received:
         raise StoppedError(untested, signals.received)
     train_seconds = training.seconds
@@ -112,7 +116,20 @@ def train(
     tested = time.perf_counter()
     with stopped_as(untested):
         evaluation = evaluate(model, training.splits.test, config.distort, config.evaluate.draws)
-    summary = {
+    summary = summary_of(training, evaluation, environment) | {
+        "train_seconds": train_seconds,
+        "total_seconds": train_seconds + time.perf_counter() - tested,
+    }
+    write_json(run.result, summary)
+    return TrainResult(model, evaluation, summary)
+
+
+def summary_of(
+    training: "Training", evaluation: Evaluation, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """What result.json tells of a finished run, but for the time it took."""
+    config, splits, model = training.config, training.splits, training.evaluated
+    return {
         "distortion": config.distortion,
         "backbone": config.backbone,
         "transform": config.transform,
@@ -130,13 +147,9 @@ def train(
         "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
         "resumed_at_steps": training.resumed_at_steps,
         "changes": training.changes,
-        "train_seconds": train_seconds,
-        "total_seconds": train_seconds + time.perf_counter() - tested,
         "config": config.as_dict(),
         "environment": environment,
     }
-    write_json(run.result, summary)
-    return TrainResult(model, evaluation, summary)
 
 
 class Training:
@@ -150,6 +163,9 @@ class Training:
         torch.manual_seed(config.seed)
         # Weights are drawn on the CPU: the same on every device.
         self.model = build_model(config).to(device)
+        if parameter_count(self.model) > MOST_WEIGHTS:
+            weights = f"the model has {parameter_count(self.model):,} weights"
+            raise ConfigError([f"{weights}; a checkpoint holds {MOST_WEIGHTS:,}: lower its widths"])
         self.pass_steps = steps_per_pass(settings, len(splits.training))
         self.steps = total_steps(settings, len(splits.training))
         self.optimizer: Optimizer = build_optimizer(self.model, settings, self.precision)
@@ -159,7 +175,8 @@ class Training:
             self.average = AveragedWeights(self.model, settings.ema_decay)
         self.update: Callable[..., Tensor] = self.update_weights
         if device.type == "cuda" and settings.cuda_graph:
-            self.update = Captured(self.update_weights)
+            digits = min(settings.batch_size, len(splits.training))
+            self.update = Captured(self.update_weights, digits)
         self.validation: DistortedDigits | None = None
         if len(splits.validation):
             self.validation = validation_set(splits.validation, config.distort)
@@ -204,29 +221,33 @@ class Training:
                 if self.step % settings.log_every == 0 or self.step == self.steps:
                     rate = float(self.learning_rate)
                     log("train", **self.checked(meter.read()), learning_rate=rate)
-                if signals.received and self.step < self.steps:
-                    self.refuse_diverged()
-                    self.save(run)
-                    raise StoppedError(
-                        f"stopped at step {self.step:,} of {self.steps:,}; "
-                        f"stn-train --resume {run.path} goes on",
-                        signals.received,
-                    )
-            if (passed + 1) % settings.validate_every and self.step < self.steps:
-                continue
-            meter.pause()
-            self.refuse_diverged()
-            if self.validation:
-                self.validation_error_percent = error_percent(self.evaluated, self.validation)
-                log("validation", validation_error_percent=self.validation_error_percent)
-            error = self.validation_error_percent
-            if error is not None and error < self.best_validation_error_percent:
-                self.best_validation_error_percent = error
-                save_checkpoint(run.best, self.checkpoint())
-            if self.evaluated.transformer is not None:
-                log("transformer", **self.watch(self.evaluated.transformer, observer))
-            self.save(run)
-            meter.resume()
+                if signals.received:
+                    break
+            stopping = signals.received  # a later signal waits for the next step
+            passes, rest = divmod(self.step, self.pass_steps)
+            if self.step == self.steps or (rest == 0 and passes % settings.validate_every == 0):
+                meter.pause()
+                self.refuse_diverged()
+                if self.validation:
+                    self.validation_error_percent = error_percent(self.evaluated, self.validation)
+                    log("validation", validation_error_percent=self.validation_error_percent)
+                error = self.validation_error_percent
+                if error is not None and error < self.best_validation_error_percent:
+                    self.best_validation_error_percent = error
+                    save_checkpoint(run.best, self.checkpoint())
+                if self.evaluated.transformer is not None:
+                    log("transformer", **self.watch(self.evaluated.transformer, observer))
+                self.save(run)
+                meter.resume()
+            elif stopping:
+                self.refuse_diverged()
+                self.save(run)
+            if stopping and self.step < self.steps:
+                raise StoppedError(
+                    f"stopped at step {self.step:,} of {self.steps:,}; "
+                    f"stn-train --resume {run.path} resumes it",
+                    stopping,
+                )
 
     def draw_pass(self, passed: int) -> Plan:
         """The order of the digits in a pass, and their distortions, on the device."""
@@ -340,21 +361,28 @@ class Training:
     def restore(self, path: Path, checkpoint: Checkpoint, changes_wanted: bool = False) -> None:
         """Go on from what `checkpoint` returned, read from a path.
 
-        changes_wanted: if it is of another config, go on with ours: its weights and the optimiser's
-            memory, our settings, and our schedule from this step on.
-        Raises ConfigError if it is of another config, CheckpointError if it does not fit.
+        changes_wanted: if it is of another config, go on with ours: its weights, the state of the
+            optimiser if that is the same one, our settings, and our schedule from this step on.
+        Raises ConfigError if it is of another config or has taken more steps than ours asks for,
+        CheckpointError if it does not fit.
         """
         ours, state = self.config.as_dict(), checkpoint.training
         if not changes_wanted:
-            refuse_other_config(path.parent, checkpoint.config, ours)
+            advice = "--accept-changes resumes it with the new ones"
+            refuse_other_config(path.parent, checkpoint.config, ours, advice)
+        if checkpoint.step > self.steps:
+            taken = f"{path} has taken {checkpoint.step:,} steps already"
+            raise ConfigError([f"{taken}, more than the {self.steps:,} asked for"])
+        changed = changed_settings(completed(checkpoint.config), ours)
+        keys = {change.key for change in changed}
         try:
             check_weights(path, state["weights"], self.model)
             self.model.load_state_dict(state["weights"])
             own_groups = [dict(group) for group in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
-            check_optimizer_state(path, self.optimizer)
+            if "train.optimizer" not in keys:
+                self.optimizer.load_state_dict(state["optimizer"])
+                check_optimizer_state(path, self.optimizer)
             self.changes = [*state["changes"]]
-            changed = changed_settings(completed(checkpoint.config), ours)
             if changed:
                 self.changes += [f"before step {checkpoint.step}: {line}" for line in changed]
                 for group, own in zip(self.optimizer.param_groups, own_groups, strict=True):
@@ -369,8 +397,10 @@ class Training:
                 self.average.model.load_state_dict(checkpoint.weights)
                 self.average.count.fill_(state["averaged"])
             self.meter.losses = [torch.tensor(loss, device=self.device) for loss in state["losses"]]
-            self.validation_error_percent = state["validation_error_percent"]
-            self.best_validation_error_percent = state["best_validation_error_percent"]
+            if not any(key.startswith(("data", "distort")) for key in keys):
+                # Else these are errors on other digits.
+                self.validation_error_percent = state["validation_error_percent"]
+                self.best_validation_error_percent = state["best_validation_error_percent"]
             self.earlier_seconds = state["seconds"]
             self.resumed_at_steps = [*state["resumed_at_steps"], checkpoint.step]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -64,8 +64,9 @@ def sums(monkeypatch) -> Sums:
 
 
 def test_is_recorded_once_after_the_warm_up_and_then_replayed(sums):
-    captured = Captured(sums)
-    kept = []
+    captured = Captured(sums, length=3)
+    assert captured(torch.ones(2), torch.tensor(1.0)) == 3  # resumed at the last batch of a pass
+    sums.computed, kept = 0, []
     for call in range(8):
         a, b = torch.full((3,), float(call)), torch.tensor(1.0)
         kept.append((captured(a, b), 3 * call + 1))

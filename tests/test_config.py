@@ -47,6 +47,12 @@ def test_closed_choices_are_the_keys_of_their_dict(field):
     assert choices(field) == tuple({"backbone": SMALLEST_INPUT, "recipe": RECIPES}[field])
 
 
+def test_a_duration_of_null_is_none():
+    whole = checked(backbone="FCN")
+    assert checked(backbone="FCN", train={"steps": None}) == whole
+    assert checked(backbone="FCN", train={"epochs": None, "steps": 7}).train.epochs is None
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_has_settings_for_every_backbone(recipe):
     assert RECIPES[recipe].keys() == SMALLEST_INPUT.keys()
@@ -254,7 +260,7 @@ def test_an_older_run_is_completed_by_the_fields_defaults_and_not_by_the_recipe(
     assert completed(older)["log"] == LogSettings().model_dump()
     assert completed(whole) == whole
     assert [str(each) for each in changed_settings(completed(older), whole)] == [
-        f"model.st_iterations is 1 there, {whole['model']['st_iterations']} was asked for"
+        f"model.st_iterations is 1 in the run, {whole['model']['st_iterations']} was asked for"
     ]
 
 

@@ -97,7 +97,7 @@ def test_stopped_while_it_was_tested(raised, code, tiny, splits, trained, tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr("stn_train.trainer.evaluate", interrupted)
-        with pytest.raises(StoppedError, match=r"--resume .*stopped goes on") as told:
+        with pytest.raises(StoppedError, match=r"--resume .*stopped tests it") as told:
             train(config, splits, run, CPU)
     assert told.value.exit_code == code
     resumed = Finished(config, run, train(config, splits, run, CPU))
@@ -119,6 +119,21 @@ def test_signal_at_the_last_step_stops_before_the_test(tiny, splits, trained, tm
     assert_same(trained(config, "whole"), resumed)
 
 
+@pytest.mark.parametrize("step", [9, 10, 11, 20])
+def test_signal_at_any_step_changes_no_metrics(step, tiny, splits, trained, tmp_path):
+    run, config = RunDirectory.claim(tmp_path / "stopped"), tiny()
+
+    class Signals(Observer):
+        def stepped(self, now: int) -> None:
+            if now == step:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StoppedError):
+        train(config, splits, run, CPU, Signals())
+    assert load_checkpoint(run.last).step == step
+    assert_same(trained(config, "whole"), Finished(config, run, train(config, splits, run, CPU)))
+
+
 def test_seconds_add_up(tiny, splits, tmp_path):
     run, config = RunDirectory.claim(tmp_path / "stopped"), tiny()
     with pytest.raises(KeyboardInterrupt):
@@ -137,8 +152,8 @@ def test_another_config_is_refused_with_what_differs(tiny, splits, finished, tmp
     with pytest.raises(ConfigError) as caught:
         training.restore(finished.run.last, load_checkpoint(finished.run.last))
     assert caught.value.problems[1:] == [
-        "seed is 1 there, 2 was asked for",
-        "train.learning_rate is 0.01 there, 0.5 was asked for",
+        "seed is 1 in the run, 2 was asked for",
+        "train.learning_rate is 0.01 in the run, 0.5 was asked for",
     ]
 
 
@@ -173,6 +188,12 @@ def test_command_goes_on_with_a_run(command, left):
     assert "run is complete" in again.output
 
 
+def test_a_run_can_be_named_by_its_checkpoint(command, left):
+    assert command("stn-train", "--resume", "run/last.pt").exit_code == 0
+    assert left.result.exists()
+    assert "run is complete" in command("stn-train", "--resume", "run/last.pt").output
+
+
 def test_auto_starts_goes_on_and_ends(command, left, tiny):
     Path("mine.yaml").write_text(yaml.safe_dump(tiny().as_dict()))
     arguments = ["stn-train", "--config", "mine.yaml", "--resume", "auto"]
@@ -193,13 +214,33 @@ def test_other_settings_are_refused_unless_they_are_accepted(command, left, tiny
     arguments = ["stn-train", "--resume", "run", *others, "--set", "train.epochs=4"]
     refused = command(*arguments)
     assert refused.exit_code == 2
-    assert "train.epochs is 2 there, 4 was asked for" in refused.output
+    assert "train.epochs is 2 in the run, 4 was asked for" in refused.output
     assert not left.result.exists()
     accepted = command(*arguments, "--accept-changes")
     assert accepted.exit_code == 0, accepted.output
     result = json.loads(left.result.read_text())
     assert (result["steps"], result["config"]["train"]["epochs"]) == (40, 4)
-    assert result["changes"] == ["before step 10: train.epochs is 2 there, 4 was asked for"]
+    assert result["changes"] == ["before step 10: train.epochs is 2 in the run, 4 was asked for"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_another_optimizer_starts_afresh(tiny, splits, left, optimizer):
+    config = tiny(train={"optimizer": optimizer})
+    result = train(config, splits, left, CPU, changes_wanted=True)
+    assert any("train.optimizer is muon" in change for change in result.summary["changes"])
+
+
+def test_fewer_steps_than_were_taken_are_refused(tiny, splits, left):
+    config = tiny(train={"epochs": None, "steps": 9})
+    with pytest.raises(ConfigError, match="has taken 10 steps already, more than the 9 asked for"):
+        train(config, splits, left, CPU, changes_wanted=True)
+
+
+def test_errors_on_other_digits_are_forgotten(tiny, splits, left):
+    training = Training(tiny(data={"validation": 0}), splits, CPU)
+    training.restore(left.last, load_checkpoint(left.last), changes_wanted=True)
+    assert training.validation_error_percent is None
+    assert training.best_validation_error_percent == math.inf
 
 
 def test_accepted_changes_go_on_from_the_weights_by_the_new_schedule(tiny, splits, left):
@@ -265,4 +306,4 @@ def test_nothing_to_go_on_with_is_told(command, nowhere):
     (nowhere / "run").mkdir()
     result = command("stn-train", "--resume", "run")
     assert result.exit_code == CheckpointError.exit_code
-    assert "run has no checkpoint last.pt to go on from" in result.output
+    assert "run has no checkpoint to resume, no last.pt" in result.output

@@ -26,7 +26,7 @@ def test_empty_folder_can_be_claimed(tmp_path):
     ("take", "told"),
     [
         (RunDirectory.claim, r"run exists already; name another .* --out"),
-        (RunDirectory.claim_or_reopen, "run holds something else than a run"),
+        (RunDirectory.claim_or_reopen, "run is not empty and is not a run directory"),
     ],
 )
 def test_folder_with_something_in_it_is_never_touched(take, told, tmp_path):
@@ -37,12 +37,15 @@ def test_folder_with_something_in_it_is_never_touched(take, told, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "snapshots"])
-def test_folders_of_other_programs_are_never_touched(name, tmp_path):
-    precious = tmp_path / "run" / name / "events.out.tfevents.1"
+@pytest.mark.parametrize(
+    "name",
+    ["tensorboard/events.out.tfevents.1", "snapshots/a.pt", "best.pt", "metrics.jsonl"],
+)
+def test_files_of_other_programs_are_never_touched(name, tmp_path):
+    precious = tmp_path / "run" / name
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
-    with pytest.raises(RunDirectoryError, match="something else than a run"):
+    with pytest.raises(RunDirectoryError, match="is not a run directory"):
         RunDirectory.claim_or_reopen(tmp_path / "run")
     assert precious.read_text() == "mine"
 

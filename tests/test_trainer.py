@@ -12,7 +12,7 @@ from stn_train.checkpoint import load_checkpoint
 from stn_train.config import Config
 from stn_train.config_file import Source, check
 from stn_train.data import Splits, load_splits
-from stn_train.errors import DivergenceError
+from stn_train.errors import ConfigError, DivergenceError, StnError
 from stn_train.evaluator import evaluate
 from stn_train.models import build_model, parameter_count
 from stn_train.observer import Observer
@@ -420,3 +420,18 @@ def test_observer_is_told_everything_in_order(tiny, splits, tmp_path):
         for step in range(1, 21)
     )
     assert recorder.told == ["started 20", *steps, "stopped"]
+
+
+def test_a_model_too_large_for_a_checkpoint_is_refused_at_once(tiny, splits):
+    config = tiny(distortion="RTS", transform="none", model={"hidden": 4096})
+    with pytest.raises(ConfigError, match=r"has 24,0\d\d,\d\d\d weights; a checkpoint holds"):
+        Training(config, splits, CPU)
+
+
+def test_full_memory_of_a_device_is_told(tiny, splits, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Training, "take_step", full)
+    with pytest.raises(StnError, match=r"memory of cpu is full: lower train.batch_size"):
+        train(tiny(), splits, RunDirectory.claim(tmp_path / "run"), CPU)
