@@ -3,7 +3,7 @@
 The public face: what an engineer needs to put a spatial transformer into a network of their own.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,8 +38,18 @@ __all__ = [
 ]
 
 
+def installed_version() -> str:
+    """The installed version, or what stands for it in a checkout that was never installed."""
+    try:
+        return metadata.version("stn_train")
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: the command line's --help needs no torch."""
+    if name == "__version__":
+        return installed_version()
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{HOMES[name]}"), name)

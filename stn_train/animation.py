@@ -23,10 +23,10 @@ from stn_train.visualiser import (
     GRID_COLOUR,
     RIGHT,
     WRONG,
-    Looked,
+    Inspected,
     bare,
     grid_lines,
-    look,
+    inspect,
     one_of_each,
 )
 
@@ -42,7 +42,7 @@ class Frame(NamedTuple):
     """One picture of an animation."""
 
     title: str
-    looked: Looked
+    inspected: Inspected
     milliseconds: int
 
 
@@ -67,7 +67,7 @@ def training(run: Run, test: Digits) -> Iterator[Frame]:
         error = error_percent(kept.model, counted)
         title = f"{run.config.cell}, step {kept.step:,}: error {error:.1f} %"
         shown = LAST_MS if path == snapshots[-1] else LEARNING_MS
-        yield Frame(title, look(kept, distorted, page), shown)
+        yield Frame(title, inspect(kept, distorted, page), shown)
 
 
 def rotation(run: Run, test: Digits) -> Iterator[Frame]:
@@ -78,7 +78,7 @@ def rotation(run: Run, test: Digits) -> Iterator[Frame]:
         same = parameters.expand(len(digits), -1)
         distorted = DistortedDigits(digits, run.config.distort, same)
         title = f"{run.config.cell}: test digits as they are distorted"
-        yield Frame(title, look(run, distorted, torch.arange(len(digits))), SWEEP_MS)
+        yield Frame(title, inspect(run, distorted, torch.arange(len(digits))), SWEEP_MS)
 
 
 ANIMATIONS = {"training": training, "rotation": rotation}
@@ -88,17 +88,17 @@ ANIMATIONS = {"training": training, "rotation": rotation}
 class Page:
     """A row of inputs with their grids, above a row of what the classifier sees."""
 
-    def __init__(self, looked: Looked) -> None:
+    def __init__(self, inspected: Inspected) -> None:
         """Lay it out for these digits; every frame must have as many, in the same sizes."""
-        count, rows = len(looked.labels), 1 if looked.outputs is None else 2
+        count, rows = len(inspected.labels), 1 if inspected.outputs is None else 2
         self.figure = Figure(figsize=(0.95 * count, 0.95 * rows + 0.75), dpi=80)
         self.title = self.figure.suptitle("", fontsize=11, fontweight="bold", y=0.985)
         axes = self.figure.subplots(rows, count, squeeze=False)
         self.figure.subplots_adjust(0.01, 0.01, 0.99, 0.79, wspace=0.06, hspace=0.06)
-        side = looked.inputs.shape[-1]
+        side = inspected.inputs.shape[-1]
         margin = side / 7  # grids reach beyond the image
         self.images: list[list[Any]] = []
-        for row, images in zip(axes, [looked.inputs, looked.outputs], strict=False):
+        for row, images in zip(axes, [inspected.inputs, inspected.outputs], strict=False):
             assert images is not None  # there are as many rows as kinds of images
             self.images.append([])
             for axis, image in zip(row, images, strict=True):
@@ -115,15 +115,15 @@ class Page:
 
     def draw(self, frame: Frame) -> Image.Image:
         """The page with this frame on it."""
-        looked = frame.looked
+        inspected = frame.inspected
         self.title.set_text(frame.title)
-        for row, images in zip(self.images, [looked.inputs, looked.outputs], strict=False):
+        for row, images in zip(self.images, [inspected.inputs, inspected.outputs], strict=False):
             for artist, image in zip(row, images if images is not None else [], strict=True):
                 artist.set_data(image.numpy())
         for number, (lines, head) in enumerate(zip(self.lines, self.heads, strict=True)):
-            if looked.grid is not None:
-                lines.set_segments(grid_lines(looked.grid[number]))
-            label, prediction = int(looked.labels[number]), int(looked.predictions[number])
+            if inspected.grid is not None:
+                lines.set_segments(grid_lines(inspected.grid[number]))
+            label, prediction = int(inspected.labels[number]), int(inspected.predictions[number])
             right = label == prediction
             head.set(text=f"→ {prediction}{'' if right else ' ✗'}", color=RIGHT if right else WRONG)
         stream = io.BytesIO()
@@ -136,7 +136,7 @@ def save_animation(frames: Iterable[Frame], path: Path) -> Path:
     page: Page | None = None
     images, milliseconds = [], []
     for frame in frames:
-        page = page or Page(frame.looked)
+        page = page or Page(frame.inspected)
         images.append(page.draw(frame).quantize(128))
         milliseconds.append(frame.milliseconds)
     first, *others = images

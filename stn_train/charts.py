@@ -11,14 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
 
 from stn_train.data import test_set
 from stn_train.digits import CLASSES, Digits
 from stn_train.errors import ConfigError
 from stn_train.evaluator import confusion_of, predict, wilson_interval
 from stn_train.poses import deviations, spread, undoing
-from stn_train.published import TABLE_1, model_name
+from stn_train.published import COLUMNS, model_name
 from stn_train.run_directory import Run
+from stn_train.table import by_model
 from stn_train.visualiser import GREY, RIGHT, WRONG
 
 CURVES = (
@@ -129,39 +131,21 @@ def poses_undone(run: Run, test: Digits) -> Figure:
     if not posed.any():
         raise ConfigError([f"{run.config.cell}: the transformer has collapsed, there are no poses"])
     labels = undone.labels[posed]
-    shown = [name for name in POSES if spread(getattr(undone.true, name), name) > LEAST_SPREAD] or [
-        "angle_deg"
+    varied = [
+        name for name in POSES if spread(getattr(undone.true, name)[posed], name) > LEAST_SPREAD
     ]
+    shown = varied or ["angle_deg"]
     figure = Figure(figsize=(3.3 * max(len(shown), 2), 6.4), dpi=130, layout="constrained")
     columns = figure.subplots(2, len(shown), squeeze=False).T
     for (above, below), name in zip(columns, shown, strict=True):
         true, predicted, left = (
             getattr(poses, name)[posed] for poses in (undone.true, undone.predicted, undone.left)
         )
-        word, unit = POSES[name]
         above.scatter(true, predicted, 3, labels, cmap="tab10", alpha=0.6, linewidths=0)
-        above.set(title=word, xlabel="by the distortion", ylabel="as the transformer takes it")
+        above.set(xlabel="by the distortion", ylabel="as the transformer takes it")
+        above.set_title(POSES[name][0])
         above.grid(alpha=0.3)
-        parts = [deviations(true, name), deviations(left, name)]
-        names = ["distortion", "left"]
-        edge = 1.05 * max(float(part.abs().quantile(0.995)) for part in parts)
-        below.hist(
-            [part.numpy() for part in parts],
-            bins=40,
-            range=(-edge, edge),
-            histtype="stepfilled",
-            alpha=0.6,
-            label=names,
-        )
-        within = spread(left, name, labels)
-        before, after = spread(true, name), spread(left, name)
-        below.set_title(
-            f"spread {before:.3g}{unit} by the distortion, {after:.3g}{unit} left\n"
-            f"({within:.3g}{unit} within a class)",
-            fontsize=8,
-        )
-        below.set(xlabel=f"{word}, minus its mean", yticks=[])
-        below.legend(frameon=False, fontsize=8)
+        draw_spreads(below, name, true, left, labels)
     heading = f"{run.config.cell}: does the transformer undo the distortion?"
     figure.suptitle(heading, fontsize=12, fontweight="bold")
     note = "Left: with what a transformer adds to even out the digits' own slant, size and place."
@@ -171,16 +155,38 @@ def poses_undone(run: Run, test: Digits) -> Figure:
     return figure
 
 
+def draw_spreads(axis: Axes, name: str, true: Tensor, left: Tensor, labels: Tensor) -> None:
+    """How far a field of the poses (N,) lies from its mean, by the distortion and afterwards."""
+    word, unit = POSES[name]
+    parts = [deviations(true, name), deviations(left, name)]
+    edge = 1.05 * max(float(part.abs().quantile(0.995)) for part in parts)
+    axis.hist(
+        [part.numpy() for part in parts],
+        bins=40,
+        range=(-edge, edge),
+        histtype="stepfilled",
+        alpha=0.6,
+        label=["distortion", "left"],
+    )
+    before, after, within = spread(true, name), spread(left, name), spread(left, name, labels)
+    axis.set_title(
+        f"spread {before:.3g}{unit} by the distortion, {after:.3g}{unit} left\n"
+        f"({within:.3g}{unit} within a class)",
+        fontsize=8,
+    )
+    axis.set(xlabel=f"{word}, minus its mean", yticks=[])
+    axis.legend(frameon=False, fontsize=8)
+
+
 def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
     """The paper's table as a picture: each cell's measured and published error, a panel a column.
 
     rows: of `stn_train.table.table`; circumstances stand below.
     """
-    columns = list(dict.fromkeys(cell[0] for cell in TABLE_1))
-    models = [model_name(*model) for model in dict.fromkeys(cell[1:] for cell in TABLE_1)]
+    models = [*by_model(rows)]
     figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True)
-    for axis, column in zip(panels, columns, strict=True):
+    panels = figure.subplots(1, len(COLUMNS), sharey=True)
+    for axis, column in zip(panels, COLUMNS, strict=True):
         shown = [row for row in rows if row["distortion"] == column]
         for row in shown:
             place = models.index(model_name(row["backbone"], row["transform"]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stn_train.command import (
+    PICTURE_FORMS,
     DataDirOption,
     Device,
     DeviceOption,
@@ -20,7 +21,6 @@ from stn_train.command import (
 from stn_train.errors import ConfigError
 
 if TYPE_CHECKING:
-    import torch
     from matplotlib.figure import Figure
 
     from stn_train.digits import Digits
@@ -51,7 +51,9 @@ def run_eval(
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Fixed draws of the test distortion. Default: the run's own.", min=1, max=100
+            help="How many fixed draws of the test distortion. Default: the run's evaluate.draws.",
+            min=1,
+            max=100,
         ),
     ] = None,
     distortion: Annotated[
@@ -70,7 +72,7 @@ def run_eval(
     loaded = load_run(run)
     where = choose_device(device)
     kind = loaded.config.distort if distortion is None else other_distortion(loaded, distortion)
-    test = test_digits(loaded, where, data_dir)
+    test = test_digits(loaded, data_dir).to(where)
     evaluation = evaluate(loaded.model.to(where), test, kind, draws or loaded.config.evaluate.draws)
     report: dict[str, Any] = {
         "checkpoint": str(loaded.checkpoint),
@@ -112,13 +114,13 @@ def run_visualize(
         typer.Option(help="The picture. Default: beside the checkpoint; of several, here."),
     ] = None,
     picture: Annotated[
-        Picture,
+        Picture | None,
         typer.Option(
-            help="grid: digits before and after; means: each class's mean and deviation; classes: "
-            "each class's error; poses: what the transformer undoes; curves: loss and error, of "
-            "several runs too."
+            help="grid (the default): digits before and after; means: each class's mean and "
+            "deviation; classes: each class's error; poses: what the transformer undoes; curves: "
+            "loss and error, of several runs too."
         ),
-    ] = Picture.grid,
+    ] = None,
     animate: Annotated[
         str | None,
         typer.Option(
@@ -131,58 +133,76 @@ def run_visualize(
         bool, typer.Option("--misclassified", help="grid: show the most confident mistakes.")
     ] = False,
     digits: Annotated[
-        int, typer.Option(help="grid: how many digits to show.", min=1, max=100)
-    ] = 15,
+        int | None, typer.Option(help="grid: how many digits to show; else 15.", min=1, max=100)
+    ] = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Draw what a trained model does to its digits, or how its training went."""
-    import torch
+    from stn_train.visualiser import save
 
-    from stn_train import album, animation, visualiser
+    drawn = picture or Picture.grid
+    if animate and picture:
+        raise ConfigError(["give one of --animate and --picture"])
+    for flag, given in (("--misclassified", misclassified), ("--digits", digits)):
+        if given and (animate or drawn != Picture.grid):
+            raise ConfigError([f"{flag} goes with --picture grid"])
+    if len(runs) > 1 and (animate or drawn != Picture.curves):
+        raise ConfigError(["several runs go with --picture curves"])
+    if out is not None:
+        checked_path(out, "--out", (".gif",) if animate else PICTURE_FORMS)
+    if animate:
+        typer.echo(f"animation   {save_moving(runs[0], animate, out, data_dir)}")
+        return
+    if drawn == Picture.curves:
+        figure, path = curves_of(runs)
+    else:
+        figure, path = picture_of(runs[0], drawn, misclassified, digits, data_dir)
+    typer.echo(f"picture     {save(figure, out or path)}")
+
+
+def save_moving(folder: Path, animate: str, out: Path | None, data_dir: Path | None) -> Path:
+    """Write the animation that --animate names."""
+    from stn_train.animation import ANIMATIONS, save_animation
     from stn_train.run_directory import load_run
 
-    if misclassified and (animate or picture != Picture.grid):
-        raise ConfigError(["--misclassified goes with --picture grid"])
-    if len(runs) > 1 and (animate or picture != Picture.curves):
-        raise ConfigError(["several runs go with --picture curves"])
-    moving = (animate or "").removesuffix(".gif")
-    if animate is not None and moving not in animation.ANIMATIONS:
-        can = " or ".join(f"{name}.gif" for name in animation.ANIMATIONS)
+    name = animate.removesuffix(".gif")
+    if name not in ANIMATIONS:
+        can = " or ".join(f"{each}.gif" for each in ANIMATIONS)
         raise ConfigError([f"--animate is {animate!r}; it can be {can}; --out names another file"])
-    if len(runs) > 1:
-        path = checked_path(out or Path("curves.png"), "--out")
-        typer.echo(f"picture     {visualiser.save(curves_of(runs), path)}")
-        return
-    run, cpu = load_run(runs[0]), torch.device("cpu")
-    if moving:
-        path = checked_path(out or beside(run, f"{moving}.gif"), "--out", (".gif",))
-        frames = animation.ANIMATIONS[moving](run, test_digits(run, cpu, data_dir))
-        typer.echo(f"animation   {animation.save_animation(frames, path)}")
-        return
-    name = "misclassified" if misclassified else str(picture)
-    path = checked_path(out or beside(run, f"{name}.png"), "--out")
-    if picture == Picture.curves:
-        figure = album.curves(run)
-    elif picture == Picture.grid:
-        test = test_digits(run, cpu, data_dir)
-        figure = visualiser.digits_page(run, test, digits, misclassified)
-    else:
-        figure = album.PICTURES[picture](run, test_digits(run, cpu, data_dir))
-    typer.echo(f"picture     {visualiser.save(figure, path)}")
+    run = load_run(folder)
+    frames = ANIMATIONS[name](run, test_digits(run, data_dir))
+    return save_animation(frames, out or beside(run, f"{name}.gif"))
 
 
-def curves_of(runs: Sequence[Path]) -> "Figure":
-    """The learning curves of several runs, named after their folders."""
+def picture_of(
+    folder: Path, picture: Picture, misclassified: bool, digits: int | None, data_dir: Path | None
+) -> "tuple[Figure, Path]":
+    """A picture of a run's digits, and where it goes unless told otherwise."""
+    from stn_train.album import PICTURES
+    from stn_train.run_directory import load_run
+    from stn_train.visualiser import digits_page
+
+    run = load_run(folder)
+    test = test_digits(run, data_dir)
+    if picture != Picture.grid:
+        return PICTURES[picture](run, test), beside(run, f"{picture}.png")
+    name = "misclassified.png" if misclassified else "grid.png"
+    return digits_page(run, test, digits or 15, misclassified), beside(run, name)
+
+
+def curves_of(runs: Sequence[Path]) -> "tuple[Figure, Path]":
+    """The learning curves of runs, and where they go: of one beside it, of several here."""
     from stn_train.charts import learning_curves
-    from stn_train.run_directory import RunDirectory
+    from stn_train.run_directory import directory_of
 
-    folders = [each if each.is_dir() else each.parent for each in runs]
-    alike = len({folder.name for folder in folders}) < len(folders)
-    metrics = {
-        str(folder) if alike else folder.name: RunDirectory(folder).read_metrics()
-        for folder in folders
-    }
-    return learning_curves(f"{len(metrics)} runs", metrics)
+    folders, name = [directory_of(run) for run in runs], "curves.png"
+    names = [folder.path.absolute().name for folder in folders]
+    if len(set(names)) < len(folders):
+        names = [str(folder.path) for folder in folders]
+    metrics = {run: folder.read_metrics() for run, folder in zip(names, folders, strict=True)}
+    if len(folders) == 1:
+        return learning_curves(names[0], metrics), folders[0].path / name
+    return learning_curves(f"{len(metrics)} runs", metrics), Path(name)
 
 
 @command("Example: stn-export runs/rts_affine-seed1 --format onnx")
@@ -220,11 +240,11 @@ def beside(run: "Run", name: str) -> Path:
     return checkpoint.with_name(name if checkpoint.stem == "last" else f"{checkpoint.stem}-{name}")
 
 
-def test_digits(run: "Run", device: "torch.device", data_dir: Path | None) -> "Digits":
-    """The test digits that a run's config asks for, on a device."""
+def test_digits(run: "Run", data_dir: Path | None) -> "Digits":
+    """The test digits that a run's config asks for."""
     from stn_train.data import load_splits
 
-    return load_splits(run.config.data, data_dir).test.to(device)
+    return load_splits(run.config.data, data_dir).test
 
 
 def other_distortion(run: "Run", name: str) -> Any:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import stn_train
 from stn_train.command import (
     DataDirOption,
     Device,
@@ -14,7 +15,7 @@ from stn_train.command import (
     command,
     tell_errors,
 )
-from stn_train.errors import ConfigError
+from stn_train.errors import ConfigError, StnError
 from stn_train.shipped import complete_config, shipped_configs
 
 if TYPE_CHECKING:
@@ -54,14 +55,14 @@ def run_train(
     resume: Annotated[
         str | None,
         typer.Option(
-            help="Go on with this run. auto: with the one that --config and --out mean, if there "
-            "is one, else start it.",
+            help="Resume the run in this directory. auto: the one of --out, or "
+            "runs/<config>-seed<seed>, if it exists; else start it.",
             metavar="RUN",
         ),
     ] = None,
     accept_changes: Annotated[
         bool,
-        typer.Option("--accept-changes", help="With --resume: go on although settings differ."),
+        typer.Option("--accept-changes", help="With --resume: resume although settings differ."),
     ] = False,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
@@ -76,8 +77,12 @@ def run_train(
     list_configs: Annotated[
         bool, typer.Option("--list-configs", help="List the shipped configs and end.")
     ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
 ) -> None:
     """Train a spatial transformer network (or a baseline) on distorted digits and test it."""
+    if version:
+        typer.echo(f"stn_train {stn_train.__version__}")
+        return
     if list_configs:
         tell_configs()
         return
@@ -85,13 +90,13 @@ def run_train(
         tell_doctor(device, data_dir, as_json)
         return
     overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-    stopped = None if resume is None or resume == "auto" else Path(resume)
+    stopped = run_to_resume(resume)
     if accept_changes and not (resume and (config or overrides)):
         raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
     if stopped is not None and out is not None:
         raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
-    if dry_run and resume:
-        raise ConfigError(["--dry-run does not go with --resume: it tells of a whole run"])
+    if dry_run and (resume or out):
+        raise ConfigError(["--dry-run goes with neither --resume nor --out: it writes nothing"])
     unchanged = config is None and not overrides
     if stopped is not None and unchanged and tell_if_complete(stopped, as_json):
         return
@@ -108,9 +113,18 @@ def run_train(
     if dry_run:
         tell_rehearsal(settings, splits, where, as_json)
         return
-    with open_run(resume, out, f"{config_name(config)}-seed{settings.seed}") as run:
+    name = f"{config_name(config)}-seed{settings.seed}"
+    with open_run(stopped or resume, out, name) as run:
         if not tell_if_complete(run.path, as_json, settings):
             train_in(run, settings, splits, where, accept_changes, quiet, as_json)
+
+
+def run_to_resume(resume: str | None) -> Path | None:
+    """The run directory that --resume names, itself or by a checkpoint in it."""
+    if resume is None or resume == "auto":
+        return None
+    path = Path(resume)
+    return path.parent if path.is_file() else path
 
 
 def settings_of(config: str | None, overrides: list[str], stopped: Path | None) -> "Config":
@@ -127,8 +141,8 @@ def settings_of(config: str | None, overrides: list[str], stopped: Path | None) 
     return changed_config(RunDirectory(stopped).trained_config(), overrides)
 
 
-def open_run(resume: str | None, out: Path | None, name: str) -> "RunDirectory":
-    """The folder to train in: a new one, whichever there is, or that of a stopped run."""
+def open_run(resume: Path | str | None, out: Path | None, name: str) -> "RunDirectory":
+    """The folder to train in: a new one, whichever there is (auto), or that of a stopped run."""
     from stn_train.run_directory import RunDirectory
 
     match resume:
@@ -163,7 +177,8 @@ def train_in(
     from stn_train.trainer import train
     from stn_train.visualiser import save
 
-    result = train(settings, splits, run, device, progress(quiet), accept_changes)
+    observer = progress(quiet)
+    result = train(settings, splits, run, device, observer, accept_changes)
     if as_json:
         typer.echo(pretty_json(result.summary))
     else:
@@ -171,7 +186,12 @@ def train_in(
         typer.echo(f"run         {run.path}")
     trained = Run(run.last, settings, result.model.cpu(), result.summary["steps"])
     for name in pictures_of(settings):
-        path = save(PICTURES[name](trained, splits.test), run.path / f"{name}.png")
+        try:
+            figure = PICTURES[name](trained, splits.test)
+        except StnError as error:  # the run itself is whole
+            observer.warned(f"no picture {name}: {error}")
+            continue
+        path = save(figure, run.path / f"{name}.png")
         if not as_json:
             typer.echo(f"picture     {path}")
 
@@ -189,7 +209,8 @@ def tell_if_complete(path: Path, as_json: bool, settings: "Config | None" = None
     if not run.result.exists():
         return False
     if settings is not None:
-        refuse_other_config(path, read_result(run.result)["config"], settings.as_dict())
+        old, advice = read_result(run.result)["config"], "it is finished; name another --out"
+        refuse_other_config(path, old, settings.as_dict(), advice)
     if as_json:
         typer.echo(run.result.read_text(encoding="utf-8"), nl=False)
     else:

@@ -12,15 +12,15 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from stn_train.errors import ConfigError, StnError
-from stn_train.signals import Terminated, end_on_sigterm
+from stn_train.signals import Terminated, end_on_signals
 
 P = ParamSpec("P")
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
     "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
-    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated: a run has then been "
-    "saved and can be resumed."
+    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated, 129 terminal closed: "
+    "a run has then been saved and can be resumed."
 )
 
 
@@ -62,8 +62,8 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
     """The function, but errors end the program with a message and their exit code."""
 
     @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-        end_on_sigterm()
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        end_on_signals()
         try:
             function(*args, **kwargs)
         except StnError as error:
@@ -74,10 +74,10 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             fail(str(error), StnError.exit_code)
         except KeyboardInterrupt:
             fail("interrupted", 130)
-        except Terminated:
-            fail("terminated", 143)
+        except Terminated as error:
+            fail("terminated", 128 + error.number)
 
-    return guarded
+    return call
 
 
 def fail(message: str, exit_code: int) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from stn_train import installed_version
+
 PACKAGE = Path(__file__).parent
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """What somebody would need to know to repeat or to doubt a result."""
-    version = package_version()
+    version = installed_version()
     return {
         "stn_train": version,
         "commit": commit(version),
@@ -31,14 +33,6 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def package_version() -> str:
-    """The installed version, or what stands for it in a checkout that was never installed."""
-    try:
-        return metadata.version("stn_train")
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def commit(version: str) -> str | None:

@@ -49,10 +49,11 @@ class Undoing(NamedTuple):
     true: Poses
     """As the distortion put them on the canvas."""
     predicted: Poses
-    """As the transformer takes them to be: it reads them so that this pose becomes none."""
+    """As the transformer's theta implies: the poses that its warp would undo exactly."""
     left: Poses
     """As the classifier sees them."""
     labels: Tensor
+    """Classes of the digits (N,)."""
 
 
 @torch.inference_mode()
@@ -98,7 +99,7 @@ def fit_affine(points: Tensor, mapped: Tensor) -> Tensor:
 
 
 def poses_undone_by(matrices: Tensor) -> Poses:
-    """The poses of digits that affine maps (N, 3, 3) lead back to the digit upright."""
+    """The poses that affine maps (N, 3, 3), from output to input, undo."""
     linear, offset = matrices[:, :2, :2], matrices[:, :2, 2:]
     angle = torch.atan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])
     scale = torch.linalg.det(linear).abs().rsqrt()

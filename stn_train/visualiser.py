@@ -30,7 +30,7 @@ MEANS_DIGITS = 2000
 """A class mean over 200 digits looks the same as over 1,000."""
 
 
-class Looked(NamedTuple):
+class Inspected(NamedTuple):
     """Digits as a model saw them."""
 
     inputs: Tensor
@@ -40,13 +40,15 @@ class Looked(NamedTuple):
     grid: Tensor | None
     """Where each output pixel was read from, in input pixels (N, H, W, 2)."""
     labels: Tensor
+    """Their classes (N,)."""
     predictions: Tensor
+    """What the model takes them for (N,)."""
     confidences: Tensor
     """Probability of the prediction (N,)."""
 
 
 @torch.inference_mode()
-def look(run: Run, distorted: DistortedDigits, index: Tensor) -> Looked:
+def inspect(run: Run, distorted: DistortedDigits, index: Tensor) -> Inspected:
     """Run a model on some distorted digits, keeping what happens on the way."""
     images, labels = distorted.batch(index)
     confidences, predictions = run.model(images).softmax(1).max(1)
@@ -55,7 +57,7 @@ def look(run: Run, distorted: DistortedDigits, index: Tensor) -> Looked:
         warp = run.model.warp(images)
         outputs = warp.output[:, 0]
         grid = ((warp.grid + 1) * images.shape[-1] - 1) / 2  # normalised to pixels, (N, H, W, 2)
-    return Looked(images[:, 0], outputs, grid, labels, predictions, confidences)
+    return Inspected(images[:, 0], outputs, grid, labels, predictions, confidences)
 
 
 def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = False) -> Figure:
@@ -66,11 +68,11 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     """
     distorted = test_set(test, run.config.distort, 0)
     index = worst_mistakes(run, distorted) if misclassified else one_of_each(test.labels)
-    looked = look(run, distorted, index[:count])
-    shown = len(looked.labels)
+    inspected = inspect(run, distorted, index[:count])
+    shown = len(inspected.labels)
     if shown == 0:
         raise ConfigError(["there is no misclassified digit to show: every prediction is right"])
-    warped = looked.outputs is not None
+    warped = inspected.outputs is not None
     across, wide = min(shown, max(5, round(shown**0.5))), 2 if warped else 1
     down = -(-shown // across)
     header = 1.0 if warped else 0.7  # inches
@@ -89,7 +91,7 @@ def digits_page(run: Run, test: Digits, count: int = 15, misclassified: bool = F
     head.text(0.5, 0.6, legend, ha="center", va="top", fontsize=9, linespacing=1.4)
     places = body.subfigures(down, across, squeeze=False).flatten()
     for number, place in enumerate(places[:shown]):
-        draw_digit(place, looked, number)
+        draw_digit(place, inspected, number)
     return figure
 
 
@@ -171,14 +173,14 @@ def worst_mistakes(run: Run, distorted: DistortedDigits) -> Tensor:
     return wrong[confidences[wrong].argsort(descending=True)]
 
 
-def draw_digit(place: Any, looked: Looked, number: int) -> None:
+def draw_digit(place: Any, inspected: Inspected, number: int) -> None:
     """One digit of a page: its input with the grid, and its output where there is one."""
-    panels = place.subplots(1, 1 if looked.outputs is None else 2, squeeze=False)[0]
+    images = [each for each in (inspected.inputs, inspected.outputs) if each is not None]
+    panels = place.subplots(1, len(images), squeeze=False)[0]
     place.subplots_adjust(left=0.04, right=0.96, bottom=0.02, top=0.84, wspace=0.06)
-    side = looked.inputs.shape[-1]
+    side = inspected.inputs.shape[-1]
     margin = side / 7  # grids reach beyond the image, where the padding is
     panels[0].set_facecolor("#30343a")
-    images = [looked.inputs] if looked.outputs is None else [looked.inputs, looked.outputs]
     for axis, image in zip(panels, images, strict=True):
         axis.imshow(
             image[number].numpy(),
@@ -190,11 +192,11 @@ def draw_digit(place: Any, looked: Looked, number: int) -> None:
         )
         bare(axis)
     panels[0].set(xlim=(-margin, side - 1 + margin), ylim=(side - 1 + margin, -margin))
-    if looked.grid is not None:
-        draw_grid(panels[0], looked.grid[number])
-    label, prediction = int(looked.labels[number]), int(looked.predictions[number])
+    if inspected.grid is not None:
+        draw_grid(panels[0], inspected.grid[number])
+    label, prediction = int(inspected.labels[number]), int(inspected.predictions[number])
     place.suptitle(
-        f"{label} → {prediction} ({100 * float(looked.confidences[number]):.0f} %)",
+        f"{label} → {prediction} ({100 * float(inspected.confidences[number]):.0f} %)",
         fontsize=9,
         y=0.97,
         color=RIGHT if label == prediction else WRONG,

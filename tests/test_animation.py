@@ -90,8 +90,8 @@ def test_rotation_sweeps_one_digit_of_each_class(choices, tmp_path, monkeypatch)
     frames = [*animation.rotation(run, test)]
     assert len(frames) == 4
     for frame in frames:
-        assert frame.looked.labels.tolist() == [*range(10)]
-    inputs = [frame.looked.inputs for frame in frames]
+        assert frame.inspected.labels.tolist() == [*range(10)]
+    inputs = [frame.inspected.inputs for frame in frames]
     assert not inputs[0].equal(inputs[1])
     path = animation.save_animation(frames, tmp_path / "rotation.gif")
     with Image.open(path) as image:

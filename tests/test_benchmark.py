@@ -1,6 +1,8 @@
 """The benchmark compares like with like."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -101,3 +103,11 @@ def test_growth_is_measured_on_parts_of_the_digits(splits, monkeypatch):
         f"ST-FCN Aff, a pass over {count} digits" for count in (100, 400)
     ]
     assert all(row.ours > 0 for row in rows)
+
+
+def test_the_first_step_ends_the_command(tmp_path):
+    config = ["--config", "quickstart", "--set", "train.steps=1000", "--out", str(tmp_path / "run")]
+    line = [sys.executable, "-c", benchmark.FIRST_STEP, *config]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()

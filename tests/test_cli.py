@@ -1,5 +1,6 @@
 """The commands on a single run, used as a user would: output, files, errors, exit codes."""
 
+import importlib.metadata
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import yaml
 from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
+import stn_train
 from stn_train import album, cli_model, cli_train, data, exporter, visualiser
 from stn_train.config_file import load_config, shipped_configs
 from stn_train.distortions import DISTORTIONS
@@ -54,7 +56,7 @@ def flags(app) -> set[str]:
         (
             cli_train.run_train,
             "--config --set --seed --device --out --resume --accept-changes --data-dir --json "
-            "--quiet --dry-run --doctor --list-configs",
+            "--quiet --dry-run --doctor --list-configs --version",
         ),
         (cli_model.run_eval, "run --json --draws --distortion --device --data-dir"),
         (
@@ -242,6 +244,22 @@ def chain(tmp_path_factory, tiny):
     result = CliRunner().invoke(cli_train.run_train, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
     return folder / "run", result
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_the_run_is_whole(
+    chain, command, nowhere, monkeypatch
+):
+    run, _ = chain
+
+    def collapsed(*_: object) -> None:
+        raise ConfigError(["the transformer has collapsed"])
+
+    monkeypatch.setitem(album.PICTURES, "poses", collapsed)
+    config = run.parent / "small.yaml"
+    result = command("stn-train", "--config", config, "--set", "train.epochs=1", "--out", "done")
+    assert result.exit_code == 0
+    assert "warning: no picture poses: the transformer has collapsed" in result.stderr
+    assert Path("done/curves.png").exists()
 
 
 def test_training_prints_the_error_and_leaves_pictures(chain):
@@ -487,11 +505,29 @@ def test_no_mistakes_to_show_is_told(chain, command, monkeypatch, tmp_path):
     assert not out.exists()
 
 
-def test_mistakes_are_shown_in_a_page_of_digits_alone(chain, command):
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--picture", "means", "--misclassified"], "--misclassified goes with --picture grid"),
+        (["--picture", "means", "--digits", 3], "--digits goes with --picture grid"),
+        (["--animate", "rotation.gif", "--digits", 3], "--digits goes with --picture grid"),
+        (
+            ["--animate", "rotation.gif", "--picture", "means"],
+            "give one of --animate and --picture",
+        ),
+    ],
+)
+def test_flags_that_would_be_without_effect_are_refused(chain, command, arguments, told):
     run, _ = chain
-    result = command("stn-visualize", run, "--picture", "means", "--misclassified")
-    assert result.exit_code == 2
-    assert "--misclassified" in result.stderr
+    assert told in refused(command("stn-visualize", run, *arguments), 2)
+
+
+def test_curves_need_no_checkpoint(chain, command, tmp_path):
+    run, _ = chain
+    (tmp_path / "diverged").mkdir()
+    shutil.copy(run / "metrics.jsonl", tmp_path / "diverged")
+    result = command("stn-visualize", tmp_path / "diverged", "--picture", "curves")
+    assert result.stdout == f"picture     {tmp_path / 'diverged' / 'curves.png'}\n"
 
 
 def test_curves_of_a_lone_checkpoint_are_told_to_be_missing(chain, command, tmp_path):
@@ -501,7 +537,13 @@ def test_curves_of_a_lone_checkpoint_are_told_to_be_missing(chain, command, tmp_
     assert "metrics.jsonl cannot be read" in refused(result, 4)
 
 
-# Completion and colours.
+# Completion, colours, version.
+
+
+def test_version_is_that_of_the_package(command):
+    told = command("stn-train", "--version").stdout
+    assert told == f"stn_train {importlib.metadata.version('stn_train')}\n"
+    assert stn_train.__version__ in told
 
 
 def test_shell_completes_flags_and_config_names(tmp_path):
@@ -554,7 +596,7 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(chain, comma
     assert "is complete" in command("stn-train", *same).stdout
     other = command("stn-train", *same, "--set", "train.learning_rate=0.5")
     assert other.exit_code == 2
-    assert "train.learning_rate is 0.01 there, 0.5 was asked for" in other.stderr
+    assert "train.learning_rate is 0.01 in the run, 0.5 was asked for" in other.stderr
 
 
 def test_animation_lies_beside_the_run(chain, command, monkeypatch):

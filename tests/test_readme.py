@@ -45,7 +45,7 @@ def test_tables_and_config_heads_are_written_from_the_results():
 @pytest.mark.parametrize("kind", ["default", "calibration"])
 def test_published_results_are_whole(kind):
     publish = load_script("publish")
-    results = publish.published(kind)
+    results = publish.collected(kind)
     assert results
     for result in results:
         assert result["draws_percent"][0] == result["test_error_percent"]
@@ -60,7 +60,7 @@ def test_published_results_are_whole(kind):
 
 def test_published_results_of_a_cell_are_of_one_test_set():
     hashes = {}
-    for result in load_script("publish").published("default"):
+    for result in load_script("publish").collected("default"):
         hashes.setdefault(result["distortion"], set()).add(tuple(result["draws_sha256"]))
     assert all(len(found) == 1 for found in hashes.values())
 
@@ -92,7 +92,7 @@ def test_a_run_is_gathered_once(finished, monkeypatch, tmp_path):
     publish.collect("calibration", [tmp_path / "a"])
     publish.collect("calibration", [tmp_path / "c"])
     publish.collect("calibration", [tmp_path / "b"])
-    assert [each["draws_percent"] for each in publish.published("calibration")] == [["b"], ["c"]]
+    assert [each["draws_percent"] for each in publish.collected("calibration")] == [["b"], ["c"]]
 
 
 def test_every_link_leads_to_a_file():

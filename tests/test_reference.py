@@ -84,5 +84,5 @@ def test_exit_codes_are_these(text):
     assert codes.startswith(
         "0 done; 1 something outside the program failed (disk, permission); 2 config or command "
         "line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; 6 the "
-        "run directory is taken; 130 interrupted (Ctrl-C), 143 terminated"
+        "run directory is taken; 130 interrupted (Ctrl-C), 143 terminated, 129 terminal closed"
     )

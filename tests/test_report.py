@@ -15,7 +15,7 @@ from stn_train import animation
 from stn_train.cli_train import run_train
 from stn_train.config_file import load_config
 from stn_train.errors import DataError
-from stn_train.report import command_of, report
+from stn_train.report import command_of, html_cell, report
 from stn_train.run_directory import RunDirectory
 from stn_train.trainer import train
 
@@ -199,3 +199,11 @@ def test_browser_finds_nothing_to_complain_of_and_prints(browse, tmp_path):
     assert "CONSOLE" not in done.stderr
     assert pdf.read_bytes().startswith(b"%PDF")
     assert pdf.stat().st_size > 20_000
+
+
+@pytest.mark.parametrize(
+    ("mean", "kind"), [(0.74, "good"), (0.76, "same"), (0.84, "same"), (0.86, "bad")]
+)
+def test_what_rounding_may_hide_is_neither_better_nor_worse(mean, kind):
+    row = {"mean": mean, "std": None, "paper": 0.8}
+    assert html_cell(row).startswith(f'<td class="{kind}">')

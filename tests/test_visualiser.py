@@ -52,20 +52,21 @@ def test_page_of_a_baseline_has_inputs_alone(tmp_path):
 
 def test_grid_of_the_identity_lies_on_the_pixel_centres(tmp_path):
     run, test = fresh_run(tmp_path, distortion="R", transform="Aff")
-    looked = visualiser.look(run, fixed_test_set(test, run.config.distort, 0), torch.arange(3))
-    assert looked.grid is not None
+    distorted = fixed_test_set(test, run.config.distort, 0)
+    inspected = visualiser.inspect(run, distorted, torch.arange(3))
+    assert inspected.grid is not None
     x = torch.arange(28.0).expand(28, 28)
-    torch.testing.assert_close(looked.grid[0], torch.stack([x, x.T], dim=-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inspected.grid[0], torch.stack([x, x.T], dim=-1), atol=1e-4, rtol=0)
 
 
 def test_mistakes_are_all_wrong_and_the_most_confident_comes_first(tmp_path):
     run, test = fresh_run(tmp_path, distortion="R")
     distorted = fixed_test_set(test, run.config.distort, 0)
     index = visualiser.worst_mistakes(run, distorted)
-    looked = visualiser.look(run, distorted, index)
+    inspected = visualiser.inspect(run, distorted, index)
     assert len(index) > 10
-    assert (looked.labels != looked.predictions).all()
-    assert (looked.confidences.diff() <= 1e-6).all()
+    assert (inspected.labels != inspected.predictions).all()
+    assert (inspected.confidences.diff() <= 1e-6).all()
 
 
 def test_digits_are_taken_in_turn_from_every_class():
