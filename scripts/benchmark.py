@@ -71,7 +71,7 @@ class Stopwatch:
         self.device, self.seconds = device, seconds
 
     def medians(self, **works: Callable[[], object]) -> dict[str, float]:
-        """Median seconds of a call to each; they take turns, so all meet the same weather."""
+        """Median seconds of a call to each; they take turns, so all see the same load."""
         for work in works.values():
             self.timed(work, calls=5)  # a captured step is recorded at its fourth call
         # A turn is long enough that a contender meets its own caches, not the others'.
@@ -351,7 +351,7 @@ from stn_train import cli_train, progress, trainer
 class Ends(trainer.Observer):
     def stepped(self, step):
         os._exit(0)
-progress.progress = Ends
+progress.progress = lambda quiet: Ends()
 cli_train.run_train()
 """
 

@@ -1,6 +1,7 @@
 """The tables of README and docs, written from the committed results."""
 
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean
@@ -35,7 +36,7 @@ def results_file(name: str) -> Path:
     return RESULTS / f"{name}.jsonl"
 
 
-def published(name: str) -> list[dict[str, Any]]:
+def collected(name: str) -> list[dict[str, Any]]:
     """The results gathered under a name."""
     path = results_file(name)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -43,23 +44,22 @@ def published(name: str) -> list[dict[str, Any]]:
 
 def error_table() -> str:
     """The paper's table with our numbers, in Markdown, and how they came about."""
-    results = published("default")
+    results = collected("default")
     return f"{markdown(table(results))}\n{circumstances(results)}\n"
 
 
 def cells_table() -> str:
     """Every cell of the default recipe, in Markdown."""
-    results = published("default")
+    results = collected("default")
     return f"{markdown_lines(details(results))}\n{circumstances(results)}\n"
 
 
 def calibration_table() -> str:
     """The readings of the paper that were tried on the baselines, in Markdown."""
-    lines = [
-        "| model | on | reading | steps | error | mean of ten draws | paper |",
-        "|---" * 7 + "|",
+    lines: list[tuple[str, ...]] = [
+        ("model", "on", "reading", "steps", "test error", "mean of ten draws", "paper")
     ]
-    results = published("calibration")
+    results = collected("calibration")
     for result in results:
         cell, config = cell_of(result), result["config"]
         reading = ", ".join(
@@ -67,17 +67,18 @@ def calibration_table() -> str:
             for key, value in config["distort"].items()
             if key in OPEN
         )
-        values = [
-            model_name(*cell[1:]),
-            cell[0],
-            reading,
-            f"{result['steps']:,}",
-            f"{result['test_error_percent']:.2f}",
-            f"{result['draws_mean_percent']:.2f}",
-            TABLE_1[cell],
-        ]
-        lines.append(f"| {' | '.join(map(str, values))} |")
-    return "\n".join(lines) + f"\n\n{circumstances(results)}\n"
+        lines.append(
+            (
+                model_name(*cell[1:]),
+                cell[0],
+                reading,
+                f"{result['steps']:,}",
+                f"{result['test_error_percent']:.2f}",
+                f"{result['draws_mean_percent']:.2f}",
+                str(TABLE_1[cell]),
+            )
+        )
+    return f"{markdown_lines(lines)}\n{circumstances(results)}\n"
 
 
 OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
@@ -86,10 +87,10 @@ OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
 
 def validation_table() -> str:
     """The recipes that were tried, in Markdown: what each changes, and its validation error."""
-    lines = ["| model | on | passes | changed | validation error | seeds |", "|---" * 6 + "|"]
-    rows: list[tuple[Cell, float, list[str], str]] = []
+    head = ("model", "on", "passes", "changed", "validation error", "seeds")
+    rows: list[tuple[Cell, float, list[str], tuple[str, ...]]] = []
     groups: dict[str, list[dict[str, Any]]] = {}
-    for result in published("validation"):
+    for result in collected("validation"):
         seedless = json.dumps(result["config"] | {"seed": None}, sort_keys=True)
         groups.setdefault(seedless, []).append(result)
     for runs in groups.values():
@@ -101,39 +102,36 @@ def validation_table() -> str:
             for key, value in config[section].items()
             if value != recipe[section][key] and key not in ("epochs", "validate_every")
         ]
-        values = [
+        line = (
             model_name(*cell[1:]),
             cell[0],
             f"{runs[0]['passes']:g}",
             ", ".join(changed) or "nothing",
             f"{mean(run['validation_error_percent'] for run in runs):.2f}",
             " ".join(str(run["seed"]) for run in runs),
-        ]
-        rows.append((cell, runs[0]["passes"], changed, f"| {' | '.join(values)} |"))
-    lines += [line for *_, line in sorted(rows)]  # of each cell, the recipe as it is first
-    return "\n".join(lines) + f"\n\n{circumstances(published('validation'))}\n"
+        )
+        rows.append((cell, runs[0]["passes"], changed, line))
+    lines = [head, *(line for *_, line in sorted(rows))]  # of each cell, the recipe as it is first
+    return f"{markdown_lines(lines)}\n{circumstances(collected('validation'))}\n"
 
 
 def speed_table() -> str:
     """The benchmark's rows, in Markdown, with the circumstances."""
     measured = json.loads((RESULTS / "speed.json").read_text())
     rows, where = measured["rows"], measured["environment"]
-    lines = ["| distortion | images/s | torchvision, 2 workers | kornia |", "|---|---|---|---|"]
+    distortions = [["distortion", "images/s", "torchvision, 2 workers", "kornia"]]
     for row in rows:
         if row["what"].startswith("distortion"):
             times = [faster(row, peer) for peer in ("torchvision", "kornia")]
-            lines.append(f"| {row['what'].split()[1]} | {row['ours']:,.0f} | {' | '.join(times)} |")
-    lines += [
-        "\n| training step | images/s | plain PyTorch | tutorial's loop | of the matrix rate |",
-        "|---|---|---|---|---|",
-    ]
+            distortions.append([row["what"].split()[1], f"{row['ours']:,.0f}", *times])
+    head = ["training step", "images/s", "plain PyTorch", "tutorial's loop", "of the matrix rate"]
+    steps = [head]
     for row in rows:
         share = [row["shares"][key] for key in row["shares"] if "matrix product" in key]
         if share:
             times = [faster(row, peer) for peer in ("plain", "tutorial")]
-            cells = [row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"]
-            lines.append(f"| {' | '.join(cells)} |")
-    lines.append("")
+            steps.append([row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"])
+    lines = [markdown_lines(distortions), markdown_lines(steps)]
     for row in rows:
         if not row["shares"] and not row["what"].startswith("distortion"):
             value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.3g'}} {row['unit']}"
@@ -172,30 +170,52 @@ def flag_line(parameter: Any) -> tuple[str, str]:
 
 def settings_table() -> str:
     """Every key of a config with what it is by default and what it means, in Markdown."""
-    fcn, cnn = (Config.model_validate({"backbone": name}) for name in ("FCN", "CNN"))
-    own = [name for name in Config.model_fields if name not in (*SECTIONS, "distort")]
-    lines = [("key", "FCN", "CNN", "meaning")]
-    lines += [setting_line("", name, fcn, cnn) for name in own]
+    choices = ({"backbone": "FCN"}, {"backbone": "CNN"}, {"backbone": "CNN", "recipe": "paper"})
+    configs = [Config.model_validate(choice) for choice in choices]
+    own = [name for name in Config.model_fields if name not in (*SECTIONS, "distort", "backbone")]
+    lines = [("key", "FCN", "CNN", "paper", "allowed", "meaning")]
+    lines += [setting_line("", name, *configs) for name in ("backbone", *own)]
     for section, kind in SECTIONS.items():
-        values = getattr(fcn, section), getattr(cnn, section)
+        values = [getattr(config, section) for config in configs]
         lines += [setting_line(f"{section}.", name, *values) for name in kind.model_fields]
     parts = [markdown_lines(lines)]
     for name, distortion in DISTORTIONS.items():
         if name != "none":
             literal = distortion()
-            lines = [("key", "default", "meaning")]
-            for field in distortion.model_fields:
-                key, value, _, text = setting_line("distort.", field, literal, literal)
-                lines.append((key, value, text))
+            lines = [("key", "default", "allowed", "meaning")]
+            lines += [setting_line("distort.", field, literal) for field in distortion.model_fields]
             parts.append(f"With `distortion: {name}`:\n\n{markdown_lines(lines)}")
     return "\n".join(parts)
 
 
 def setting_line(prefix: str, name: str, *settings: Settings) -> tuple[str, ...]:
-    """A key, its value in each of these settings, and its documentation."""
+    """A key, its value in each of these settings, what it can be, and its documentation."""
     text = " ".join((type(settings[0]).model_fields[name].description or "").split())
     shown = [written(each.model_dump(mode="json")[name]) for each in settings]
-    return f"`{prefix}{name}`", *shown, text.replace("|", "\\|")
+    can_be = allowed(type(settings[0]).model_json_schema()["properties"][name])
+    return f"`{prefix}{name}`", *shown, can_be, text.replace("|", "\\|")
+
+
+def allowed(schema: dict[str, Any]) -> str:
+    """What a setting can be, by its JSON schema, where that says more than the kind of value."""
+    kind = schema.get("anyOf", [schema])[0]  # the other is null
+    if kind.get("type") == "boolean":
+        return "true, false"
+    if "enum" in kind:
+        return ", ".join(map(str, kind["enum"]))
+    low, above = kind.get("minimum"), kind.get("exclusiveMinimum")
+    high, below = kind.get("maximum", math.inf), kind.get("exclusiveMaximum", math.inf)
+    if above is not None:
+        return f"above {above}"
+    if low is None:
+        return ""
+    if high < WITHOUT_BOUND:
+        return f"{low} to {high}"
+    return f"{low} to below {below}" if below < WITHOUT_BOUND else f"from {low}"
+
+
+WITHOUT_BOUND = 1e18
+"""Larger bounds are what a number can hold."""
 
 
 def written(value: Any) -> str:

@@ -13,12 +13,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from document_tables import TABLES, published, results_file
+from document_tables import TABLES, collected, results_file
 
 from stn_train.config import changed_settings, completed
 from stn_train.config_file import load_config
 from stn_train.published import TABLE_1, model_name
-from stn_train.table import Cell, cell_name, cell_of, measured, table
+from stn_train.table import Cell, cell_name, cell_of, finished_runs, measured, table
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -40,8 +40,8 @@ def collect(name: str, runs: list[Path]) -> None:
     """Gather the results of runs, one line each; of a run that is there already, the new one."""
     if name not in KINDS:
         sys.exit(f"{name}: can be {', '.join(KINDS)}")
-    known = {identity(result): result for result in published(name) if of_its_kind(name, result)}
-    for path in [found for run in runs for found in results_below(run)]:
+    known = {identity(result): result for result in collected(name) if of_its_kind(name, result)}
+    for path in [found.result for run in runs for found in finished_runs(run)]:
         result = json.loads(path.read_text())
         if not of_its_kind(name, result):
             sys.exit(f"{path}: not a run of the shipped config")
@@ -70,11 +70,6 @@ def of_its_kind(name: str, result: dict[str, Any]) -> bool:
     return not changed_settings(completed(result["config"]), shipped.as_dict())
 
 
-def results_below(run: Path) -> list[Path]:
-    """The result of a run, or of each finished run in a folder."""
-    return [run / "result.json"] if (run / "result.json").exists() else [*run.glob("*/result.json")]
-
-
 def identity(result: dict[str, Any]) -> str:
     """What tells one run from another: its config, seed included."""
     config = {key: value for key, value in completed(result["config"]).items() if key != "log"}
@@ -88,7 +83,7 @@ def head(cell: Cell) -> str:
         f"{model_name(*model)} on {distortion}: {DESCRIPTIONS[distortion]}.",
         f"Paper (Table 1): {TABLE_1[cell]} % test error.",
     ]
-    runs = [result for result in published("default") if cell_of(result) == cell]
+    runs = [result for result in collected("default") if cell_of(result) == cell]
     if runs:
         (row,), environment = table(runs), runs[0]["environment"]
         minutes = mean(run["train_seconds"] for run in runs) / 60
