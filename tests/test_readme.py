@@ -103,5 +103,5 @@ def test_every_link_leads_to_a_file():
 
 def test_every_module_is_in_the_map():
     modules = {path.stem for path in (ROOT / "stn_train").glob("*.py")}
-    named = set(re.findall(r"`(\w+)`", README.split("## How it is done")[1]))
+    named = set(re.findall(r"`(\w+)`", README.split("## Code map")[1]))
     assert modules - {"__init__", "_version"} <= named
