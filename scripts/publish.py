@@ -81,7 +81,8 @@ def head(cell: Cell) -> str:
     distortion, *model = cell
     lines = [
         f"{model_name(*model)} on {distortion}: {DESCRIPTIONS[distortion]}.",
-        f"Paper (Table 1): {TABLE_1[cell]} % test error.",
+        f"Paper (Table 1): {TABLE_1[cell]} % test error"
+        + ("." if distortion == "R" else f"; it does not define {distortion} in full."),
     ]
     runs = [result for result in collected("default") if cell_of(result) == cell]
     if runs:

@@ -106,7 +106,7 @@ def draw_plan(digits: Digits, distortion: Distortion, seed: int, passed: int, dr
 def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
     """The digits that the settings ask for.
 
-    Raises DataError where they are not to be had, ConfigError where there are fewer than asked
+    Raises DataError where they are unavailable, ConfigError where there are fewer than asked
     for, or validation takes them all.
     """
     if settings.source == "mnist":

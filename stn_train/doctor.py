@@ -22,7 +22,7 @@ VARIABLES = ("STN_DATA_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_
 def examine(device: str, data_dir: Path | None = None) -> dict[str, Any]:
     """What this machine has: text, numbers, or lists of text.
 
-    device: as on the command line; one that is not to be had is told, and the CPU described.
+    device: as on the command line; where it is unavailable, that is said and the CPU described.
     """
     chosen, problems = torch.device("cpu"), []
     try:

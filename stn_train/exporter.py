@@ -29,8 +29,8 @@ TOLERANCE = 1e-3
 def export(run: Run, form: str, path: Path) -> float:
     """Write a model in a form of `FORMS`, run the file, and compare: the largest difference.
 
-    The file takes its name when it was found to be right. Raises ConfigError where a package is
-    missing, StnError where the file's logits are not the model's.
+    The file is renamed into place only after its logits match the model's. Raises ConfigError
+    where a package is missing, StnError where the file's logits are not the model's.
     """
     write, load = FORMS[form]
     side = run.config.distort.canvas_px

@@ -22,7 +22,7 @@ OUTSIDE = 4.0
 """A normalised coordinate that no bilinear kernel reaches from inside the image."""
 
 SMALLEST_SQUARE = 1e-30
-"""Of a distance, where its logarithm is taken: far below any other, and still a float32."""
+"""Squared distances are clamped to this before their logarithm: it is never that of zero."""
 
 NEAREST_DEPTH = 1e-2
 """Projective points with a denominator below this are behind the camera: they read as padding.

@@ -76,7 +76,7 @@ def load_mnist(data_dir: Path | None = None) -> tuple[Digits, Digits]:
     """The 60,000 training and 10,000 test digits, downloaded if they are nowhere to be found.
 
     data_dir: a torchvision root (it holds MNIST/raw) or the folder of the files themselves.
-    Raises DataError where a file is damaged, or missing and not to be had.
+    Raises DataError where a file is damaged, or missing and unavailable.
     """
     raw = find_raw(data_dir) or download(data_dir)
     return (

@@ -1,4 +1,4 @@
-"""A run tried out: everything is built, some steps are taken, and the rest is reckoned up."""
+"""A run tried out: some steps are taken, and the time of the whole run is extrapolated."""
 
 import math
 import time

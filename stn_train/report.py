@@ -43,7 +43,7 @@ ENVIRONMENT += ["torch", "torchvision", "numpy", "matplotlib", "stn_train", "com
 ROUNDING = 0.05
 """The paper's numbers have one decimal: what differs by less from one may be the same."""
 
-Measured = tuple[RunDirectory, dict[str, Any]]
+RunAndResult = tuple[RunDirectory, dict[str, Any]]
 
 
 def report(folder: Path, data_dir: Path | None = None) -> str:
@@ -123,7 +123,7 @@ def wide(caption: str, lines: Sequence[str]) -> str:
     return f'{head}\n<div class="wide"><table>\n{body}\n</table></div>'
 
 
-def curves(runs: Sequence[Measured]) -> Iterator[str]:
+def curves(runs: Sequence[RunAndResult]) -> Iterator[str]:
     """Learning curves, a figure for each distortion, the first seed of each model."""
     first = {cell_of(result): run for run, result in reversed(runs)}
     for distortion in COLUMNS:
@@ -137,7 +137,7 @@ def curves(runs: Sequence[Measured]) -> Iterator[str]:
             yield chart(figure, f"Learning on {distortion}")
 
 
-def pictures(runs: Sequence[Measured], data_dir: Path | None) -> Iterator[str]:
+def pictures(runs: Sequence[RunAndResult], data_dir: Path | None) -> Iterator[str]:
     """For each distortion the digits of the best transformer; one of them in motion."""
     moving = True
     for distortion in ("RTS", "R", "P", "E"):

@@ -82,13 +82,13 @@ def train(
 ) -> TrainResult:
     """Train a model, test it once, and write the run directory.
 
-    Goes on from the run directory's newest checkpoint, if there is one; on the same machine, the
+    Resumes from the run directory's newest checkpoint, if there is one; on the same machine, the
     result is then the same, bit for bit, as that of a run that was never stopped. With
-    ``changes_wanted`` the checkpoint may be of another config, whose run goes on with this one.
+    ``changes_wanted`` the checkpoint may be of another config, whose run continues with this one.
 
     Raises DivergenceError if the loss or a gradient is no longer finite, ConfigError if the
-    checkpoint is of another config or a package is missing, StoppedError if a signal asked for an
-    end.
+    checkpoint is of another config, the model is too large for one or a package is missing,
+    StoppedError if a signal asked for an end, StnError if the device's memory is full.
     """
     observer = observer or Observer()
     if config.log.tensorboard:
@@ -102,7 +102,7 @@ def train(
     observer.started(Start(config, training.evaluated, training.step, training.steps))
     try:
         with StopSignals() as signals:
-            training.run(run, observer, signals)
+            training.take_steps(run, observer, signals)
     except torch.OutOfMemoryError:
         full = f"the memory of {device} is full"
         raise StnError(f"{full}: lower train.batch_size or the widths in model") from None
@@ -200,7 +200,7 @@ class Training:
         """The model whose error counts: the average of the weights, where the run averages."""
         return self.model if self.average is None else self.average.model
 
-    def run(self, run: RunDirectory, observer: Observer, signals: StopSignals) -> None:
+    def take_steps(self, run: RunDirectory, observer: Observer, signals: StopSignals) -> None:
         """Take all steps that are left; log, validate and save on the way."""
         settings, meter = self.config.train, self.meter
         meter.begin()
