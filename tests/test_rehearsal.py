@@ -26,7 +26,7 @@ def test_short_runs_are_tried_out_whole(steps, tiny, splits):
 def test_dry_run_is_of_a_whole_run(command, finished):
     result = command("stn-train", "--resume", finished.run.path, "--dry-run")
     assert result.exit_code == 2
-    assert "--dry-run does not go with --resume" in result.stderr
+    assert "--dry-run goes with neither --resume nor --out" in result.stderr
 
 
 @pytest.mark.usefixtures("_short")

@@ -22,7 +22,8 @@ from stn_train.trainer import train
 
 PROGRAM = """
 import signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup this one
 from pathlib import Path
 import kills, torch
 from stn_train.command import command
