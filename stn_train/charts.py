@@ -148,7 +148,7 @@ def poses_undone(run: Run, test: Digits) -> Figure:
         draw_spreads(below, name, true, left, labels)
     heading = f"{run.config.cell}: does the transformer undo the distortion?"
     figure.suptitle(heading, fontsize=12, fontweight="bold")
-    note = "What is left includes how a transformer evens out the digits' own slant, size and place."
+    note = "What is left includes how it evens out the digits' own slant, size and place."
     if not posed.all():
         note += f" {int((~posed).sum())} digits are read from one place or outside: not shown."
     figure.supxlabel(note, fontsize=8, color=GREY)
