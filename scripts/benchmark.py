@@ -11,7 +11,6 @@ PyTorch's tutorials, fed by that DataLoader. Contenders take turns, a figure is 
 import argparse
 import functools
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stn_train.config import Config
 from stn_train.convolution import SingleChannelConv2d
 from stn_train.data import Plan, Splits, load_splits
-from stn_train.device import autocast, choose_precision, keep_freed_memory
+from stn_train.device import autocast, choose_precision, cores, keep_freed_memory
 from stn_train.digits import Digits
 from stn_train.distortions import DISTORTIONS, distort
 from stn_train.environment import describe_environment
@@ -406,12 +405,12 @@ print(steps * BATCH / (time.perf_counter() - started))
 
 def together_rows(data_dir: Path | None, watch: Stopwatch) -> list[Row]:
     """Several runs at once, each in a process with its share of the cores, beside one run."""
-    cores, on_cpu = os.cpu_count() or 1, watch.device.type == "cpu"
+    own, on_cpu = cores(), watch.device.type == "cpu"
     rows = []
     for backbone in ("FCN", "CNN"):
         rates = {}
-        for runs in (1, cores if on_cpu else 4):
-            what = [backbone, str(max(1, cores // runs)), watch.device.type]
+        for runs in (1, own if on_cpu else 4):
+            what = [backbone, str(max(1, own // runs)), watch.device.type]
             arguments = [*what, str(data_dir or ""), str(4 * watch.seconds)]
             line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *arguments]
             folder = Path(__file__).parent

@@ -20,7 +20,7 @@ from stn_train.evaluator import confusion_of, predict, wilson_interval
 from stn_train.poses import deviations, spread, undoing
 from stn_train.published import COLUMNS, model_name
 from stn_train.run_directory import Run
-from stn_train.table import by_model
+from stn_train.table import by_model, verdict
 from stn_train.visualiser import GREY, RIGHT, WRONG
 
 CURVES = (
@@ -36,6 +36,13 @@ POSES = {
     "down_px": ("shift down", " px"),
 }
 """The fields of `Poses`: name and unit."""
+
+VERDICTS = {
+    "below": (RIGHT, "measured, below the paper"),
+    "same": ("tab:blue", "within its rounding"),
+    "above": (WRONG, "above it"),
+}
+"""How `stn_train.table.verdict` is drawn."""
 
 POSES_DIGITS = 2000
 
@@ -190,7 +197,7 @@ def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
         shown = [row for row in rows if row["distortion"] == column]
         for row in shown:
             place = models.index(model_name(row["backbone"], row["transform"]))
-            colour = RIGHT if row["mean"] <= row["paper"] else WRONG
+            colour = VERDICTS[verdict(row)][0]
             axis.errorbar(row["mean"], place, xerr=row["std"], fmt="o", color=colour, capsize=3)
             axis.plot(row["paper"], place, "D", mfc="none", mec=GREY, ms=8)
             axis.annotate(
@@ -206,10 +213,12 @@ def error_table(rows: list[dict[str, Any]], circumstances: str) -> Figure:
         axis.grid(axis="x", alpha=0.3)
     panels[0].set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
     marks = [
-        Line2D([], [], ls="", marker="o", color=RIGHT, label="measured, at or below the paper"),
-        Line2D([], [], ls="", marker="o", color=WRONG, label="measured, above the paper"),
+        *(
+            Line2D([], [], ls="", marker="o", color=colour, label=label)
+            for colour, label in VERDICTS.values()
+        ),
         Line2D([], [], ls="", marker="D", mfc="none", mec=GREY, label="Table 1 of the paper"),
     ]
-    figure.legend(handles=marks, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles=marks, loc="outside upper center", ncols=4, frameon=False)
     figure.supxlabel(circumstances, fontsize=7, color=GREY)
     return figure

@@ -21,7 +21,7 @@ from stn_train.command import (
 from stn_train.errors import ConfigError, StnError
 
 if TYPE_CHECKING:
-    from stn_train.jobs import Outcome, Reached
+    from stn_train.jobs import Event, Outcome
     from stn_train.table import Job
 
 SECONDS_BETWEEN_LINES = 60
@@ -85,7 +85,7 @@ def run(
     elsewhere = sum(each.elsewhere for each in outcomes)
     if elsewhere:
         tell(f"{elsewhere} runs are trained by other processes; run this again when they are done")
-    if finished + len(outcomes) > elsewhere + len(failed):
+    if finished or any(each.result for each in outcomes):
         rows = table(results_in(out))
         typer.echo(pretty_json(rows) if as_json else markdown(rows).rstrip())
     if failed:
@@ -106,13 +106,13 @@ def seeds_named(text: str) -> range:
 
 
 def tell_outcomes(
-    events: "Iterable[Reached | Outcome]",
+    events: "Iterable[Event]",
     all_jobs: "Sequence[Job]",
     left: "Sequence[Job]",
     quiet: bool,
 ) -> "list[Outcome]":
     """Say how the runs get on, and return what became of them."""
-    from stn_train.jobs import Outcome, TimeLeft
+    from stn_train.jobs import Outcome, TimeLeft, Warned
     from stn_train.progress import tell, teller
 
     say, time_left = teller(quiet), TimeLeft(left)
@@ -130,6 +130,8 @@ def tell_outcomes(
                 tell(text)
             else:
                 say(f"{text}, {time_left.seconds / 60:.0f} min left")
+        elif isinstance(event, Warned):
+            tell(f"warning: {event.job.name}: {event.message}")
         elif time.perf_counter() - told >= SECONDS_BETWEEN_LINES:
             told = time.perf_counter()
             running = [f"{name} {share:.0%}" for name, share in time_left.running.items()]

@@ -90,13 +90,14 @@ def run_train(
         tell_doctor(device, data_dir, as_json)
         return
     overrides = [*(overrides or []), *([] if seed is None else [f"seed={seed}"])]
-    stopped = run_to_resume(resume)
     if accept_changes and not (resume and (config or overrides)):
         raise ConfigError(["--accept-changes goes with --resume and --config, --set or --seed"])
-    if stopped is not None and out is not None:
+    auto = resume == "auto"
+    if resume and not auto and out is not None:
         raise ConfigError(["--out does not go with --resume RUN: the run has its folder"])
     if dry_run and (resume or out):
         raise ConfigError(["--dry-run goes with neither --resume nor --out: it writes nothing"])
+    stopped = run_to_resume(resume) if resume and not auto else None
     unchanged = config is None and not overrides
     if stopped is not None and unchanged and tell_if_complete(stopped, as_json):
         return
@@ -114,17 +115,16 @@ def run_train(
         tell_rehearsal(settings, splits, where, as_json)
         return
     name = f"{config_name(config)}-seed{settings.seed}"
-    with open_run(stopped or resume, out, name) as run:
+    with open_run(stopped, auto, out, name) as run:
         if not tell_if_complete(run.path, as_json, settings):
             train_in(run, settings, splits, where, accept_changes, quiet, as_json)
 
 
-def run_to_resume(resume: str | None) -> Path | None:
+def run_to_resume(resume: str) -> Path:
     """The run directory that --resume names, itself or by a checkpoint in it."""
-    if resume is None or resume == "auto":
-        return None
-    path = Path(resume)
-    return path.parent if path.is_file() else path
+    from stn_train.run_directory import directory_of
+
+    return directory_of(Path(resume)).path
 
 
 def settings_of(config: str | None, overrides: list[str], stopped: Path | None) -> "Config":
@@ -141,17 +141,15 @@ def settings_of(config: str | None, overrides: list[str], stopped: Path | None) 
     return changed_config(RunDirectory(stopped).trained_config(), overrides)
 
 
-def open_run(resume: Path | str | None, out: Path | None, name: str) -> "RunDirectory":
-    """The folder to train in: a new one, whichever there is (auto), or that of a stopped run."""
+def open_run(stopped: Path | None, auto: bool, out: Path | None, name: str) -> "RunDirectory":
+    """The folder to train in: that of a stopped run, whichever there is (auto), or a new one."""
     from stn_train.run_directory import RunDirectory
 
-    match resume:
-        case None:
-            return RunDirectory.claim(out) if out else RunDirectory.claim_next(RUNS, name)
-        case "auto":
-            return RunDirectory.claim_or_reopen(out or RUNS / name)
-        case _:
-            return RunDirectory.reopen(Path(resume))
+    if stopped is not None:
+        return RunDirectory.reopen(stopped)
+    if auto:
+        return RunDirectory.claim_or_reopen(out or RUNS / name)
+    return RunDirectory.claim(out) if out else RunDirectory.claim_next(RUNS, name)
 
 
 def config_name(config: str | None) -> str:

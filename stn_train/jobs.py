@@ -23,7 +23,6 @@ from stn_train.data import load_splits
 from stn_train.device import cores, keep_freed_memory
 from stn_train.errors import InUseError, StnError
 from stn_train.observer import Observer, Start
-from stn_train.progress import Quiet
 from stn_train.published import TABLE_1
 from stn_train.run_directory import RunDirectory
 from stn_train.table import Job, cell_of, finished, read_result
@@ -38,6 +37,13 @@ class Reached(NamedTuple):
     job: Job
     share: float
     """Of its steps, from 0 to 1."""
+
+
+class Warned(NamedTuple):
+    """Something about a run is not as it should be; it continues."""
+
+    job: Job
+    message: str
 
 
 class Outcome(NamedTuple):
@@ -63,10 +69,13 @@ class Outcome(NamedTuple):
         return f"{', '.join(parts)} in {self.result['total_seconds']:.0f} s"
 
 
+Event = Reached | Warned | Outcome
+
+
 def run_jobs(
     jobs: Sequence[Job], folder: Path, workers: int, device: torch.device, data_dir: Path | None
-) -> Iterator[Reached | Outcome]:
-    """Train these runs, ``workers`` at a time; yields how far they are, and what became of each.
+) -> Iterator[Event]:
+    """Train these runs, ``workers`` at a time; yields what happens to them as it happens.
 
     A run that was stopped is resumed from its newest checkpoint. Stopped itself, by an exception or
     because the iterator is closed, it stops the runs, which have saved themselves.
@@ -89,7 +98,7 @@ def run_jobs(
             for here in [each for each in running if each in ended]:
                 job, process = running[here]
                 try:
-                    told: Reached | Outcome = here.recv()
+                    told: Event = here.recv()
                 except EOFError:
                     problem = "killed, perhaps for want of memory (fewer --jobs take less)"
                     told = Outcome(job, None, problem, StnError.exit_code)
@@ -119,8 +128,8 @@ def run_in_process(
     report.send(run_job(job, folder, device, data_dir, Reporter(job, report)))
 
 
-class Reporter(Quiet):
-    """Reports now and then how far a run is; its warnings go straight to standard error."""
+class Reporter(Observer):
+    """Reports to the process that started this one: now and then how far a run is, and warnings."""
 
     def __init__(self, job: Job, report: Connection) -> None:
         self.job, self.report = job, report
@@ -141,8 +150,8 @@ class Reporter(Quiet):
         self.report.send(Reached(self.job, step / self.steps))
 
     def warned(self, message: str) -> None:
-        """Say which run it is about."""
-        super().warned(f"{self.job.name}: {message}")
+        """Pass it on."""
+        self.report.send(Warned(self.job, message))
 
 
 def end_with_parent() -> None:
@@ -186,16 +195,16 @@ class TimeLeft:
         self.reached: dict[str, float] = {}
         self.started = time.perf_counter()
 
-    def note(self, told: Reached | Outcome) -> None:
+    def note(self, event: Event) -> None:
         """Note how far a run is, or that it has ended; what others train is no work of ours."""
-        name = told.job.name
-        if isinstance(told, Reached):
-            self.began.setdefault(name, told.share)
-            self.reached[name] = told.share
-        elif told.elsewhere:
-            del self.costs[name]
-        else:
-            self.reached[name] = 1.0
+        match event:
+            case Reached(job, share):
+                self.began.setdefault(job.name, share)
+                self.reached[job.name] = share
+            case Outcome(job, elsewhere=True):
+                del self.costs[job.name]
+            case Outcome(job):
+                self.reached[job.name] = 1.0
 
     @property
     def running(self) -> dict[str, float]:

@@ -20,6 +20,9 @@ Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", Neu
 (arXiv 1506.02025), Table 1, left.
 """
 
+ROUNDING = 0.05
+"""The numbers have one decimal: what differs by less from one may be the same."""
+
 SOURCE = "Jaderberg et al. 2015, Table 1"
 
 COLUMNS = [*dict.fromkeys(cell[0] for cell in TABLE_1)]

@@ -33,15 +33,13 @@ from stn_train.table import (
     measured,
     read_result,
     table,
+    verdict,
 )
 from stn_train.visualiser import digits_page
 
 ENVIRONMENT = ["hardware", "device", "threads", "cores", "platform", "python"]
 ENVIRONMENT += ["torch", "torchvision", "numpy", "matplotlib", "stn_train", "commit"]
 """What the page tells of where runs were made."""
-
-ROUNDING = 0.05
-"""The paper's numbers have one decimal: what differs by less from one may be the same."""
 
 RunAndResult = tuple[RunDirectory, dict[str, Any]]
 
@@ -91,10 +89,10 @@ def html_cell(row: dict[str, Any] | None) -> str:
     """A cell of the paper's table."""
     if row is None:
         return "<td></td>"
-    difference = row["mean"] - row["paper"]
-    kind = "same" if abs(difference) < ROUNDING else "good" if difference < 0 else "bad"
-    beside = f"paper {row['paper']}, {difference:+.2f}"
-    return f'<td class="{kind}"><strong>{measured(row)}</strong><small>{beside}</small></td>'
+    beside = f"paper {row['paper']}, {row['mean'] - row['paper']:+.2f}"
+    return (
+        f'<td class="{verdict(row)}"><strong>{measured(row)}</strong><small>{beside}</small></td>'
+    )
 
 
 def html_line(values: Sequence[str], kind: str = "td") -> str:

@@ -261,7 +261,7 @@ class Run(NamedTuple):
 
 def directory_of(path: Path) -> RunDirectory:
     """The run directory that a path is, or in which it is a checkpoint or a snapshot."""
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.is_file() else path
     return RunDirectory(folder.parent if folder.name == "snapshots" else folder)
 
 

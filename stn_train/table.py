@@ -12,12 +12,12 @@ from importlib import resources
 from pathlib import Path
 from statistics import mean, stdev
 from types import UnionType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from stn_train.config import Config, changed_settings, completed, refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, ConfigError
-from stn_train.published import COLUMNS, TABLE_1, model_name
+from stn_train.published import COLUMNS, ROUNDING, TABLE_1, model_name
 from stn_train.run_directory import RunDirectory
 from stn_train.shipped import shipped_directory
 
@@ -244,6 +244,14 @@ def details(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 def beside_paper(row: dict[str, Any]) -> str:
     """A cell: mean and standard deviation, the published value, the difference."""
     return f"{measured(row)} ({row['paper']}, {row['mean'] - row['paper']:+.2f})"
+
+
+def verdict(row: dict[str, Any]) -> Literal["below", "same", "above"]:
+    """How a cell's mean lies to the published value; same: its rounding may hide the difference."""
+    difference = row["mean"] - row["paper"]
+    if abs(difference) < ROUNDING:
+        return "same"
+    return "below" if difference < 0 else "above"
 
 
 def measured(row: dict[str, Any]) -> str:

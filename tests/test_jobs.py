@@ -188,8 +188,9 @@ def test_runs_report_how_far_they_are(tmp_path, monkeypatch, capfd):
 
 def test_warnings_of_a_run_are_told_with_its_name(tmp_path, capfd):
     (job, *_) = tiny_grid()
-    _, there = multiprocessing.Pipe(duplex=False)
+    here, there = multiprocessing.Pipe(duplex=False)
     Reporter(job, there).warned("it may have collapsed")
+    assert tell_outcomes([here.recv()], [job], [job], quiet=True) == []
     assert capfd.readouterr().err == "warning: r_fcn-seed1: it may have collapsed\n"
 
 

@@ -202,7 +202,7 @@ def test_browser_finds_nothing_to_complain_of_and_prints(browse, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mean", "kind"), [(0.74, "good"), (0.76, "same"), (0.84, "same"), (0.86, "bad")]
+    ("mean", "kind"), [(0.74, "below"), (0.76, "same"), (0.84, "same"), (0.86, "above")]
 )
 def test_what_rounding_may_hide_is_neither_better_nor_worse(mean, kind):
     row = {"mean": mean, "std": None, "paper": 0.8}
