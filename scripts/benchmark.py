@@ -35,7 +35,7 @@ from stn_train.digits import Digits
 from stn_train.distortions import DISTORTIONS, distort
 from stn_train.environment import describe_environment
 from stn_train.models import DigitClassifier, build_model
-from stn_train.trainer import Training
+from stn_train.training import Training
 from stn_train.transforms import AffineGrid
 
 BATCH = 256

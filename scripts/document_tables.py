@@ -15,18 +15,11 @@ from stn_train.cli_train import run_train
 from stn_train.config import SECTIONS, Config
 from stn_train.config_file import load_config
 from stn_train.distortions import DISTORTIONS
-from stn_train.published import TABLE_1, model_name
+from stn_train.grid import cell_name
+from stn_train.published import TABLE_1, Cell, model_name
+from stn_train.result import cell_of
 from stn_train.settings import Settings
-from stn_train.table import (
-    Cell,
-    cell_name,
-    cell_of,
-    circumstances,
-    details,
-    markdown,
-    markdown_lines,
-    table,
-)
+from stn_train.table import circumstances, details, markdown, markdown_lines, table
 
 RESULTS = Path(__file__).parent.parent / "stn_train" / "results"
 

@@ -17,8 +17,10 @@ from document_tables import TABLES, collected, results_file
 
 from stn_train.config import changed_settings, completed
 from stn_train.config_file import load_config
-from stn_train.published import TABLE_1, model_name
-from stn_train.table import Cell, cell_name, cell_of, finished_runs, measured, table
+from stn_train.grid import cell_name
+from stn_train.published import TABLE_1, Cell, model_name
+from stn_train.result import cell_of, finished_runs
+from stn_train.table import measured, table
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"

@@ -21,8 +21,8 @@ from stn_train.command import (
 from stn_train.errors import ConfigError, StnError
 
 if TYPE_CHECKING:
+    from stn_train.grid import Job
     from stn_train.jobs import Event, Outcome
-    from stn_train.table import Job
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -67,9 +67,11 @@ def run(
 ) -> None:
     """Train every run that has no result yet; interrupted ones are resumed where they were."""
     from stn_train.device import choose_device, cores
+    from stn_train.grid import cells_like, jobs_for, missing
     from stn_train.jobs import run_jobs
     from stn_train.progress import tell, teller
-    from stn_train.table import cells_like, jobs_for, markdown, missing, results_in, table
+    from stn_train.result import results_in
+    from stn_train.table import markdown, table
 
     where = choose_device(device)
     chosen = [f"recipe={recipe}", *(overrides or [])]
@@ -230,6 +232,6 @@ def write_report(
 
 def results_of(runs: Path | None) -> list[dict[str, Any]]:
     """The results of runs, or the ones that ship with the program."""
-    from stn_train.table import reference_results, results_in
+    from stn_train.result import reference_results, results_in
 
     return reference_results() if runs is None else results_in(runs)

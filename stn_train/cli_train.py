@@ -200,8 +200,8 @@ def tell_if_complete(path: Path, as_json: bool, settings: "Config | None" = None
     Raises ConfigError if its run is one of other settings.
     """
     from stn_train.config import refuse_other_config
+    from stn_train.result import read_result
     from stn_train.run_directory import RunDirectory
-    from stn_train.table import read_result
 
     run = RunDirectory(path)
     if not run.result.exists():

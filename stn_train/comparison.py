@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from stn_train.errors import ConfigError
-from stn_train.published import TABLE_1
-from stn_train.table import Cell, cell_of
+from stn_train.published import TABLE_1, Cell
+from stn_train.result import cell_of
 
 RESAMPLES = 10_000
 

@@ -22,10 +22,11 @@ import torch
 from stn_train.data import load_splits
 from stn_train.device import cores, keep_freed_memory
 from stn_train.errors import InUseError, StnError
+from stn_train.grid import Job, finished
 from stn_train.observer import Observer, Start
 from stn_train.published import TABLE_1
+from stn_train.result import cell_of, read_result
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, cell_of, finished, read_result
 from stn_train.trainer import train
 
 SECONDS_BETWEEN_REPORTS = 10

@@ -1,6 +1,9 @@
 """What others have measured, with the source: the numbers to stand beside ours."""
 
-TABLE_1: dict[tuple[str, str, str], float] = {
+Cell = tuple[str, str, str]
+"""Distortion, backbone and transform."""
+
+TABLE_1: dict[Cell, float] = {
     (distortion, backbone, transform): error_percent
     for (backbone, transform), row in {
         ("FCN", "none"): (2.1, 5.2, 3.1, 3.2),
@@ -14,7 +17,7 @@ TABLE_1: dict[tuple[str, str, str], float] = {
     }.items()
     for distortion, error_percent in zip(("R", "RTS", "P", "E"), row, strict=True)
 }
-"""Test error in %, the mean of three runs, by (distortion, backbone, transform).
+"""Test error in %, the mean of three runs.
 
 Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", NeurIPS 2015
 (arXiv 1506.02025), Table 1, left.

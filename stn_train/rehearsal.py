@@ -10,7 +10,7 @@ from stn_train.config import Config
 from stn_train.data import Splits, test_set
 from stn_train.evaluator import predict
 from stn_train.models import parameter_count
-from stn_train.trainer import Training
+from stn_train.training import Training
 
 WARM_UP_STEPS = 4
 """Not timed: memory is fetched, kernels are chosen, and on a GPU the step is recorded."""

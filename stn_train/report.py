@@ -20,21 +20,12 @@ from stn_train.config import completed
 from stn_train.config_file import load_config
 from stn_train.data import load_splits
 from stn_train.errors import CheckpointError, DataError
+from stn_train.grid import cell_name
 from stn_train.published import COLUMNS, SOURCE, TABLE_1, model_name
+from stn_train.result import cell_of, finished_runs, read_result
 from stn_train.run_directory import RunDirectory, load_run
 from stn_train.shipped import shipped_directory
-from stn_train.table import (
-    by_model,
-    cell_name,
-    cell_of,
-    circumstances,
-    details,
-    finished_runs,
-    measured,
-    read_result,
-    table,
-    verdict,
-)
+from stn_train.table import by_model, circumstances, details, measured, table, verdict
 from stn_train.visualiser import digits_page
 
 ENVIRONMENT = ["hardware", "device", "threads", "cores", "platform", "python"]

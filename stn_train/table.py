@@ -1,160 +1,19 @@
-"""The paper's table: which runs it takes, and what they come to.
-
-A cell is (distortion, backbone, transform), as in `stn_train.published.TABLE_1`.
-"""
+"""The paper's table: what its runs come to, and how that is shown."""
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
-from importlib import resources
-from pathlib import Path
 from statistics import mean, stdev
-from types import UnionType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from stn_train.config import Config, changed_settings, completed, refuse_other_config
-from stn_train.config_file import load_config
-from stn_train.errors import CheckpointError, ConfigError
-from stn_train.published import COLUMNS, ROUNDING, TABLE_1, model_name
-from stn_train.run_directory import RunDirectory
-from stn_train.shipped import shipped_directory
-
-Cell = tuple[str, str, str]
+from stn_train.config import changed_settings, completed
+from stn_train.errors import ConfigError
+from stn_train.published import COLUMNS, ROUNDING, TABLE_1, Cell, model_name
+from stn_train.result import cell_of
 
 FIELDS = ["distortion", "backbone", "transform", "paper"]
 FIELDS += ["mean", "std", "seeds", "passes", "draws_mean"]
 """The keys of a row, in order."""
-
-RESULT: dict[str, type | UnionType] = {
-    **dict.fromkeys(("distortion", "backbone", "transform", "recipe", "data"), str),
-    **dict.fromkeys(("seed", "parameters", "training_digits", "test_digits"), int),
-    **dict.fromkeys(("test_error_percent", "draws_mean_percent"), int | float),
-    **dict.fromkeys(("passes", "train_seconds", "total_seconds"), int | float),
-    **dict.fromkeys(("config", "environment"), dict),
-    **dict.fromkeys(("draws_sha256", "draws_percent"), list),
-    **dict.fromkeys(("mistaken_digits", "mistaken_on_draws"), list),
-    "test_sha256": str,
-    "validation_error_percent": int | float | None,
-}
-"""What is read of a result.json, and of which kind it must be."""
-
-NAMES = {"Aff": "affine", "Proj": "projective", "TPS": "tps"}
-
-
-class Job(NamedTuple):
-    """A run of the grid."""
-
-    name: str
-    """Of its folder: the cell's config and the seed."""
-    config: Config
-
-
-def cell_name(cell: Cell) -> str:
-    """The name of a cell's config: rts_affine, rts_affine_fcn, rts_cnn."""
-    distortion, backbone, transform = cell
-    if transform == "none":
-        return f"{distortion}_{backbone}".lower()
-    return f"{distortion.lower()}_{NAMES[transform]}" + ("_fcn" if backbone == "FCN" else "")
-
-
-def cells_like(patterns: Sequence[str]) -> list[Cell]:
-    """The cells that patterns such as RTS:*, *:FCN:none or E:CNN:TPS name; all if there are none.
-
-    Raises ConfigError for a pattern that names none.
-    """
-    found: set[Cell] = set()
-    for pattern in patterns or ["*"]:
-        named = {cell for cell in TABLE_1 if fnmatchcase(":".join(cell), pattern)}
-        if not named:
-            example = "R:FCN:none, RTS:CNN:Aff; RTS:* is all of a distortion"
-            raise ConfigError([f"--cells {pattern!r} names no cell; a cell is like {example}"])
-        found |= named
-    return [cell for cell in TABLE_1 if cell in found]
-
-
-def jobs_for(cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]) -> list[Job]:
-    """The runs of these cells and seeds, the cheap ones first.
-
-    Raises ConfigError for an override of what names a run.
-    """
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key in ("distortion", "backbone", "transform", "seed"):
-            raise ConfigError([f"--set {override}: --cells and --seeds say that here"])
-    jobs = [
-        Job(
-            f"{cell_name(cell)}-seed{seed}",
-            load_config(
-                str(shipped_directory() / f"{cell_name(cell)}.yaml"), [*overrides, f"seed={seed}"]
-            ),
-        )
-        for seed in seeds
-        for cell in cells
-    ]
-    return sorted(jobs, key=lambda job: job.config.backbone != "FCN")  # stable: seed by seed
-
-
-def missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
-    """Those runs that are not finished; raises ConfigError if one is of another config."""
-    return [job for job in jobs if not finished(job, folder)]
-
-
-def finished(job: Job, folder: Path) -> bool:
-    """Whether a run is complete; raises ConfigError if it is of another config."""
-    path = RunDirectory(folder / job.name).result
-    if not path.exists():
-        return False
-    refuse_other_config(path.parent, read_result(path)["config"], job.config.as_dict())
-    return True
-
-
-def results_in(folder: Path) -> list[dict[str, Any]]:
-    """The result.json of each finished run in a folder, or of the one run whose folder it is.
-
-    Raises CheckpointError if there is none, or one cannot be read.
-    """
-    return [read_result(run.result) for run in finished_runs(folder)]
-
-
-def finished_runs(folder: Path) -> list[RunDirectory]:
-    """The finished runs in a folder, or the one run whose folder it is.
-
-    Raises CheckpointError if there is none.
-    """
-    if not folder.exists():
-        raise CheckpointError(f"{folder} does not exist")
-    own = folder / "result.json"
-    paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
-    if not paths:
-        raise CheckpointError(f"{folder} holds no finished run")
-    return [RunDirectory(path.parent) for path in paths]
-
-
-def read_result(path: Path) -> dict[str, Any]:
-    """A run's result; raises CheckpointError if it cannot be read."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(result, dict):
-        raise CheckpointError(f"{path} cannot be read: it is not the result of a run")
-    for key, kind in RESULT.items():
-        if not isinstance(result.get(key), kind):
-            raise CheckpointError(f"{path} cannot be read: {key} is missing or of another kind")
-    return result
-
-
-def reference_results() -> list[dict[str, Any]]:
-    """Our own measured results, which ship with the package."""
-    text = resources.files("stn_train").joinpath("results/default.jsonl").read_text("utf-8")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def cell_of(result: dict[str, Any]) -> Cell:
-    """Which cell a result belongs to."""
-    return result["distortion"], result["backbone"], result["transform"]
 
 
 def table(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

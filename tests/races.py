@@ -19,8 +19,8 @@ from kills import CONFIG, in_child, random_splits
 
 from stn_train import jobs, mnist
 from stn_train.errors import RunDirectoryError
+from stn_train.grid import Job
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job
 
 PROCESSES = 8
 

@@ -9,12 +9,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stn_train import distortions, trainer
+from stn_train import distortions
 from stn_train.captured import WARM_UP, Captured
 from stn_train.config import Config
 from stn_train.data import Plan, Splits
 from stn_train.digits import Digits
-from stn_train.trainer import Training
+from stn_train.models import build_model
+from stn_train.training import Training
 
 CUDA = torch.device("cuda", 0)
 
@@ -118,8 +119,7 @@ def cuda_training(monkeypatch):
         return training, Plan(order, torch.zeros(256, width, device=CUDA))
 
     training: Training
-    build_model = trainer.build_model
-    monkeypatch.setattr(trainer, "build_model", built)
+    monkeypatch.setattr("stn_train.training.build_model", built)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(Tensor, "backward", backward)
     for optimizer in (torch.optim.AdamW, torch.optim.SGD):  # no fakes for rates that are tensors

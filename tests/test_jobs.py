@@ -21,9 +21,9 @@ from stn_train.checkpoint import load_checkpoint
 from stn_train.cli_table import run_table, seeds_named, tell_outcomes
 from stn_train.device import cores
 from stn_train.errors import CheckpointError, ConfigError, DivergenceError
+from stn_train.grid import Job, cells_like, jobs_for, missing
 from stn_train.jobs import Outcome, Reached, Reporter, TimeLeft, run_job, run_jobs
 from stn_train.run_directory import RunDirectory
-from stn_train.table import Job, cells_like, jobs_for, missing
 from stn_train.trainer import train
 
 SETTINGS = [

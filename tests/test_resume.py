@@ -16,7 +16,8 @@ from stn_train.errors import CheckpointError, ConfigError
 from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory
 from stn_train.signals import StoppedError, Terminated
-from stn_train.trainer import Training, train
+from stn_train.trainer import train
+from stn_train.training import Training
 
 TUTORIAL = {"backbone": "tutorial", "train": {"epochs": 3, "log_every": 3}}
 CHOICES = {

@@ -120,7 +120,15 @@ def test_second_interrupt_stops_at_once(tmp_path):
     assert load_checkpoint(tmp_path / "run" / "last.pt").step >= 10
 
 
-def test_the_second_interrupt_is_an_exception():
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal has it, where the tests run in the background of a shell too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_interrupt_is_an_exception(interruptible):
     with StopSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
@@ -129,7 +137,7 @@ def test_the_second_interrupt_is_an_exception():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_handlers_are_put_back():
+def test_handlers_are_put_back(interruptible):
     before = signal.getsignal(signal.SIGINT)
     with StopSignals():
         assert signal.getsignal(signal.SIGINT) != before

@@ -18,7 +18,8 @@ from stn_train.models import build_model, parameter_count
 from stn_train.observer import Observer
 from stn_train.run_directory import RunDirectory, load_run
 from stn_train.signals import StopSignals
-from stn_train.trainer import Training, train
+from stn_train.trainer import take_steps, train
+from stn_train.training import Training
 
 CPU = torch.device("cpu")
 PLAIN = {
@@ -317,7 +318,7 @@ def test_divergence_noticed_late_is_told_with_a_step_that_was_taken(
     training = Training(tiny(train=late), splits, CPU)
     training.device = torch.device("cuda")  # where the loss is asked for at logging points alone
     with pytest.raises(DivergenceError) as caught:
-        training.take_steps(RunDirectory.claim(tmp_path / "run"), Observer(), StopSignals())
+        take_steps(training, RunDirectory.claim(tmp_path / "run"), Observer(), StopSignals())
     assert step_told(caught.value) == (noticed, 20)
 
 
@@ -356,7 +357,7 @@ def test_broken_weights_are_noticed_before_they_are_validated_or_saved(
     training.device = torch.device(device)  # off the CPU, steps do not look at the loss
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError, match="at step 20 of 30"):
-        training.take_steps(run, Observer(), StopSignals())
+        take_steps(training, run, Observer(), StopSignals())
     assert_left_as_after_the_first_pass(run)
 
 
@@ -376,7 +377,7 @@ def test_loss_that_no_step_looks_at_does_not_reach_the_checkpoint(
     training.device = torch.device("cuda")
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError, match="at step 20 of 30"):
-        training.take_steps(run, Observer(), StopSignals())
+        take_steps(training, run, Observer(), StopSignals())
     assert_left_as_after_the_first_pass(run)
 
 
