@@ -1,4 +1,4 @@
-"""result.json: what a finished run came to."""
+"""result.json, read: what a finished run came to. The trainer writes it."""
 
 import json
 from importlib import resources
@@ -7,11 +7,8 @@ from types import UnionType
 from typing import Any
 
 from stn_train.errors import CheckpointError
-from stn_train.evaluator import Evaluation
-from stn_train.models import parameter_count
 from stn_train.published import Cell
 from stn_train.run_directory import RunDirectory
-from stn_train.training import Training
 
 RESULT: dict[str, type | UnionType] = {
     **dict.fromkeys(("distortion", "backbone", "transform", "recipe", "data"), str),
@@ -25,34 +22,6 @@ RESULT: dict[str, type | UnionType] = {
     "validation_error_percent": int | float | None,
 }
 """What is read of a result.json, and of which kind it must be."""
-
-
-def summary_of(
-    training: Training, evaluation: Evaluation, environment: dict[str, Any]
-) -> dict[str, Any]:
-    """What result.json tells of a finished run, but for the time it took."""
-    config, splits, model = training.config, training.splits, training.evaluated
-    return {
-        "distortion": config.distortion,
-        "backbone": config.backbone,
-        "transform": config.transform,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "precision": str(training.precision).removeprefix("torch."),
-        **evaluation.as_dict(),
-        "validation_error_percent": training.validation_error_percent,
-        "data": config.data.source,
-        "training_digits": len(splits.training),
-        "training_sha256": splits.training.sha256(),
-        "passes": training.steps / training.pass_steps,
-        "steps": training.steps,
-        "parameters": parameter_count(model),
-        "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
-        "resumed_at_steps": training.resumed_at_steps,
-        "changes": training.changes,
-        "config": config.as_dict(),
-        "environment": environment,
-    }
 
 
 def results_in(folder: Path) -> list[dict[str, Any]]:

@@ -14,9 +14,8 @@ from stn_train.data import DistortedDigits, Splits, watched_set
 from stn_train.environment import describe_environment
 from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import Evaluation, error_percent, evaluate
-from stn_train.models import DigitClassifier
+from stn_train.models import DigitClassifier, parameter_count
 from stn_train.observer import Observer, Observers, Start
-from stn_train.result import summary_of
 from stn_train.run_directory import RunDirectory
 from stn_train.signals import StoppedError, StopSignals, stopped_as
 from stn_train.spatial_transformer import SpatialTransformer
@@ -88,6 +87,34 @@ def train(
     }
     write_json(run.result, summary)
     return TrainResult(model, evaluation, summary)
+
+
+def summary_of(
+    training: Training, evaluation: Evaluation, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """What result.json tells of a finished run, but for the time it took."""
+    config, splits, model = training.config, training.splits, training.evaluated
+    return {
+        "distortion": config.distortion,
+        "backbone": config.backbone,
+        "transform": config.transform,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "precision": str(training.precision).removeprefix("torch."),
+        **evaluation.as_dict(),
+        "validation_error_percent": training.validation_error_percent,
+        "data": config.data.source,
+        "training_digits": len(splits.training),
+        "training_sha256": splits.training.sha256(),
+        "passes": training.steps / training.pass_steps,
+        "steps": training.steps,
+        "parameters": parameter_count(model),
+        "localisation_parameters": parameter_count(model.transformer) if model.transformer else 0,
+        "resumed_at_steps": training.resumed_at_steps,
+        "changes": training.changes,
+        "config": config.as_dict(),
+        "environment": environment,
+    }
 
 
 def take_steps(
