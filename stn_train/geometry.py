@@ -139,7 +139,8 @@ def thin_plate_solver(control: Tensor) -> Tensor:
 
 def thin_plate_kernel(points: Tensor, control: Tensor) -> Tensor:
     """U(r) = r^2 log r between points (N, 2) and control points (K, 2): (N, K)."""
-    squared = (points[:, None] - control).square().sum(-1)  # (N, K)
+    x, y = points[:, :1] - control[:, 0], points[:, 1:] - control[:, 1]  # each (N, K)
+    squared = x.square() + y.square()
     # At r = 0 the kernel and its gradient are 0, but the logarithm on the way is not finite.
     squared = squared.clamp(min=SMALLEST_SQUARE)
     return 0.5 * squared * squared.log()

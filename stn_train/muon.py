@@ -11,9 +11,24 @@ from torch import Tensor
 from torch.optim import AdamW
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic step of Newton-Schulz that grows small singular values fastest (Jordan et al.)."""
-NEWTON_SCHULZ_STEPS = 5
+SAFETY = 1.01
+"""By how much a singular value may leave its interval, by rounding, before Polar Express fails."""
+ITERATIONS = {
+    "newton_schulz": ((3.4445, -4.7750, 2.0315),) * 5,
+    "polar_express": tuple(
+        (a / SAFETY, b / SAFETY**3, c / SAFETY**5)
+        for a, b, c in (
+            (8.28721201814563, -23.595886519098837, 17.300387312530933),
+            (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+            (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+        )
+    ),
+}
+"""Name -> steps, each (a, b, c): it turns every singular value x into a x + b x^3 + c x^5.
+
+newton_schulz: five times the step that grows small ones fastest (Jordan et al.). polar_express:
+the first three steps of Amsel et al. 2025 (arXiv 2505.16932, algorithm 1).
+"""
 ADAM_RMS = 0.2
 """Root mean square of a step of AdamW, in learning rates (Liu et al.)."""
 
@@ -30,10 +45,19 @@ class Muon(AdamW):
     layers to a second optimiser, and cannot be captured in a CUDA graph.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], precision: torch.dtype, **adam: Any) -> None:
-        """Optimise groups of parameters; matrices are multiplied in this precision."""
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        precision: torch.dtype,
+        iteration: str = "newton_schulz",
+        **adam: Any,
+    ) -> None:
+        """Optimise groups of parameters; matrices are multiplied in this precision.
+
+        iteration: one of ITERATIONS.
+        """
         super().__init__([{"hidden": False, **group} for group in groups], **adam)
-        self.precision = precision
+        self.precision, self.iteration = precision, iteration
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -57,21 +81,21 @@ class Muon(AdamW):
             state["step"] = torch.zeros(())  # AdamW loads no state without it
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        turned = orthogonal(ahead.flatten(1).to(self.precision))
+        turned = orthogonal(ahead.flatten(1).to(self.precision), self.iteration)
         weight.mul_(1 - rate * group["weight_decay"])
         weight.sub_(turned.reshape(weight.shape) * (rate * ADAM_RMS * max(turned.shape) ** 0.5))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, iteration: str = "newton_schulz") -> Tensor:
     """A matrix (M, N) with its singular vectors, and singular values near one.
 
-    Most come to lie between 0.7 and 1.2; those far below the largest stay smaller.
+    Most come to lie between 0.7 and 1.2 by ``newton_schulz``, between 0.2 and 1.9 by
+    ``polar_express``; those far below the largest stay smaller.
     """
     if matrix.shape[0] > matrix.shape[1]:
-        return orthogonal(matrix.mT).mT
-    a, b, c = COEFFICIENTS
+        return orthogonal(matrix.mT, iteration).mT
     matrix = matrix / matrix.norm().clamp(min=1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    for a, b, c in ITERATIONS[iteration]:
         square = matrix @ matrix.mT
         turn = torch.addmm(square, square, square, beta=b, alpha=c)  # b S + c S S
         matrix = torch.addmm(matrix, turn, matrix, beta=a)  # a X + (b S + c S S) X

@@ -42,9 +42,8 @@ def build_optimizer(
         case "adamw":
             return AdamW(groups, settings.learning_rate, fused=True, capturable=captured)
         case "muon":
-            return Muon(
-                groups, precision, lr=settings.learning_rate, fused=True, capturable=captured
-            )
+            adam = {"lr": settings.learning_rate, "fused": True, "capturable": captured}
+            return Muon(groups, precision, settings.muon_iteration, **adam)
 
 
 def parameter_groups(model: DigitClassifier, settings: TrainSettings) -> list[dict[str, Any]]:

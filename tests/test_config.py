@@ -19,14 +19,11 @@ from stn_train.config import (
 )
 from stn_train.config_file import Source, check
 from stn_train.distortions import DISTORTIONS
+from stn_train.muon import ITERATIONS
 from stn_train.recipes import PAPER, RECIPES, with_recipe
 from stn_train.transforms import TRANSFORMS
 
 SECTIONS = (Config, DataSettings, ModelSettings, TrainSettings, EvaluateSettings, LogSettings)
-
-
-def choices(field: str) -> tuple[str, ...]:
-    return get_args(Config.model_fields[field].annotation)
 
 
 def checked(**data) -> Config:
@@ -42,9 +39,16 @@ def test_default_is_the_best_cell_of_the_paper_on_mnist():
     assert config.recipe == "default"
 
 
-@pytest.mark.parametrize("field", ["backbone", "recipe"])
-def test_closed_choices_are_the_keys_of_their_dict(field):
-    assert choices(field) == tuple({"backbone": SMALLEST_INPUT, "recipe": RECIPES}[field])
+@pytest.mark.parametrize(
+    ("section", "field", "known"),
+    [
+        (Config, "backbone", SMALLEST_INPUT),
+        (Config, "recipe", RECIPES),
+        (TrainSettings, "muon_iteration", ITERATIONS),
+    ],
+)
+def test_closed_choices_are_the_keys_of_their_dict(section, field, known):
+    assert get_args(section.model_fields[field].annotation) == tuple(known)
 
 
 def test_a_duration_of_null_is_none():

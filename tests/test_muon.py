@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from stn_train.muon import Muon, orthogonal
+from stn_train.muon import ITERATIONS, Muon, orthogonal
 
+NEAR_ONE = {"newton_schulz": (0.3, 1.3), "polar_express": (0.1, 1.9)}
+"""Iteration -> between which singular values of random matrices come to lie."""
+ONE = torch.tensor([0])
 SHAPES = {"wide": (8, 20), "tall": (20, 8), "square": (6, 6), "bias": (7,)}
 
 
@@ -47,13 +50,26 @@ def test_a_kernel_moves_as_the_matrix_that_it_is_read_as():
 
 
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (16, 16)])
-def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
+@pytest.mark.parametrize("iteration", [*ITERATIONS])
+def test_singular_values_come_near_one_and_singular_vectors_stay(iteration, shape):
     matrix = torch.randn(shape, dtype=torch.float64) * 30
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    values = u.mT @ orthogonal(matrix) @ v.mT
-    assert values.diag().min() > 0.3
-    assert values.diag().max() < 1.3
+    values = u.mT @ orthogonal(matrix, iteration) @ v.mT
+    lowest, highest = NEAR_ONE[iteration]
+    assert values.diag().min() > lowest
+    assert values.diag().max() < highest
     assert float((values - values.diag().diag()).abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("iteration", [*ITERATIONS])
+def test_rounding_lets_no_singular_value_grow(iteration, precision):
+    u, v = (torch.linalg.qr(torch.randn(size, 30)).Q for size in (40, 90))
+    # One direction has all of the norm, or nearly; the others lie wherever they may.
+    for rest in torch.logspace(-4, 0, 60):
+        matrix = (u * torch.linspace(1, 0, 30).pow(3).mul(rest).index_fill(0, ONE, 1)) @ v.mT
+        turned = orthogonal(matrix.to(precision), iteration)
+        assert float(torch.linalg.matrix_norm(turned.float(), 2)) < NEAR_ONE[iteration][1] * 1.1
 
 
 def test_no_gradient_moves_nothing():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
 from stn_train.models import build_model
-from stn_train.muon import Muon
+from stn_train.muon import ITERATIONS, Muon
 from stn_train.optimisation import (
     AveragedWeights,
     build_optimizer,
@@ -158,6 +158,14 @@ def test_sgd_takes_momentum():
     network, train = model(train={"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.01})
     momenta = rate_of_each(build_optimizer(network, train), "momentum")
     assert set(momenta.values()) == {0.7}
+
+
+@pytest.mark.parametrize("iteration", [*ITERATIONS])
+def test_muon_takes_its_iteration(iteration):
+    network, train = model(train={"optimizer": "muon", "muon_iteration": iteration})
+    optimizer = build_optimizer(network, train)
+    assert isinstance(optimizer, Muon)
+    assert optimizer.iteration == iteration
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
