@@ -19,7 +19,7 @@ from stn_train.grid import cell_name
 from stn_train.published import TABLE_1, Cell, model_name
 from stn_train.result import cell_of
 from stn_train.settings import Settings
-from stn_train.table import circumstances, details, markdown, markdown_lines, table
+from stn_train.table import circumstances, details, markdown, markdown_lines, table, verdict
 
 RESULTS = Path(__file__).parent.parent / "stn_train" / "results"
 
@@ -38,7 +38,20 @@ def collected(name: str) -> list[dict[str, Any]]:
 def error_table() -> str:
     """The paper's table with our numbers, in Markdown, and how they came about."""
     results = collected("default")
-    return f"{markdown(table(results))}\n{circumstances(results)}\n"
+    rows = table(results)
+    return f"{markdown(rows)}\n{above_the_paper(rows)}\n\n{circumstances(results)}\n"
+
+
+def above_the_paper(rows: list[dict[str, Any]]) -> str:
+    """Which cells' means are above the published values, in a sentence."""
+    above = [row for row in rows if row["mean"] > row["paper"]]
+    hidden = {"same": " (by less than the paper rounds)", "above": ""}
+    names = ", ".join(
+        f"{model_name(row['backbone'], row['transform'])} on {row['distortion']}"
+        f"{hidden[verdict(row)]}"
+        for row in above
+    )
+    return f"Above the paper: {len(above)} of {len(rows)} cells{names and ': '}{names}."
 
 
 def cells_table() -> str:
