@@ -16,7 +16,7 @@ from stn_train.config import SECTIONS, Config
 from stn_train.config_file import load_config
 from stn_train.distortions import DISTORTIONS
 from stn_train.grid import cell_name
-from stn_train.published import TABLE_1, Cell, model_name
+from stn_train.published import TABLE_1, Cell, cell_title, model_name
 from stn_train.result import cell_of
 from stn_train.settings import Settings
 from stn_train.table import circumstances, details, markdown, markdown_lines, table, verdict
@@ -45,10 +45,8 @@ def error_table() -> str:
 def above_the_paper(rows: list[dict[str, Any]]) -> str:
     """Which cells' means are above the published values, in a sentence."""
     above = [row for row in rows if row["mean"] > row["paper"]]
-    hidden = {"same": " (by less than the paper rounds)", "above": ""}
     names = ", ".join(
-        f"{model_name(row['backbone'], row['transform'])} on {row['distortion']}"
-        f"{hidden[verdict(row)]}"
+        cell_title(cell_of(row)) + " (by less than the paper rounds)" * (verdict(row) == "same")
         for row in above
     )
     return f"Above the paper: {len(above)} of {len(rows)} cells{names and ': '}{names}."

@@ -18,7 +18,7 @@ from document_tables import TABLES, collected, results_file
 from stn_train.config import changed_settings, completed
 from stn_train.config_file import load_config
 from stn_train.grid import cell_name
-from stn_train.published import TABLE_1, Cell, model_name
+from stn_train.published import TABLE_1, Cell, cell_title
 from stn_train.result import cell_of, finished_runs
 from stn_train.table import measured, table
 
@@ -80,9 +80,9 @@ def identity(result: dict[str, Any]) -> str:
 
 def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
-    distortion, *model = cell
+    distortion = cell[0]
     lines = [
-        f"{model_name(*model)} on {distortion}: {DESCRIPTIONS[distortion]}.",
+        f"{cell_title(cell)}: {DESCRIPTIONS[distortion]}.",
         f"Paper (Table 1): {TABLE_1[cell]} % test error"
         + ("." if distortion == "R" else f"; it does not define {distortion} in full."),
     ]

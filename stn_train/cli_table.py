@@ -190,7 +190,7 @@ def compare_runs(
 ) -> None:
     """Compare runs on the same test digits: the difference of errors and its 95 % interval."""
     from stn_train.comparison import compare
-    from stn_train.published import model_name
+    from stn_train.published import cell_title
 
     results = [results_of(None if str(runs) == "reference" else runs) for runs in (runs_a, runs_b)]
     comparisons = compare(*results)
@@ -200,9 +200,7 @@ def compare_runs(
     typer.echo(f"A: {runs_a}   B: {runs_b}   mean error in % over seeds and test draws")
     typer.echo("Intervals are over test digits alone; seeds make a difference too.")
     for each in comparisons:
-        names = dict.fromkeys(
-            f"{model_name(*model)} on {on}" for on, *model in (each.cell_a, each.cell_b)
-        )
+        names = dict.fromkeys(map(cell_title, (each.cell_a, each.cell_b)))
         low, high = each.interval_95
         seeds = f"{len(each.seeds_a)} and {len(each.seeds_b)} seeds"
         typer.echo(

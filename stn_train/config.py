@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 from stn_train.digits import SIDE
 from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
 from stn_train.errors import ConfigError
-from stn_train.published import model_name
+from stn_train.published import cell_title
 from stn_train.recipes import with_recipe
 from stn_train.settings import Settings
 from stn_train.transforms import TRANSFORMS
@@ -258,7 +258,7 @@ class Config(Settings):
     @property
     def cell(self) -> str:
         """The experiment's name, as in the paper's table: ST-CNN Aff on RTS, or CNN on RTS."""
-        return f"{model_name(self.backbone, self.transform)} on {self.distortion}"
+        return cell_title((self.distortion, self.backbone, self.transform))
 
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""

@@ -49,7 +49,7 @@ class Muon(AdamW):
         self,
         groups: list[dict[str, Any]],
         precision: torch.dtype,
-        iteration: str = "newton_schulz",
+        iteration: str,
         **adam: Any,
     ) -> None:
         """Optimise groups of parameters; matrices are multiplied in this precision.
@@ -86,11 +86,11 @@ class Muon(AdamW):
         weight.sub_(turned.reshape(weight.shape) * (rate * ADAM_RMS * max(turned.shape) ** 0.5))
 
 
-def orthogonal(matrix: Tensor, iteration: str = "newton_schulz") -> Tensor:
+def orthogonal(matrix: Tensor, iteration: str) -> Tensor:
     """A matrix (M, N) with its singular vectors, and singular values near one.
 
-    Most come to lie between 0.7 and 1.2 by ``newton_schulz``, between 0.2 and 1.9 by
-    ``polar_express``; those far below the largest stay smaller.
+    iteration: one of ITERATIONS. By ``newton_schulz`` most values come to lie between 0.7 and 1.2,
+        by ``polar_express`` between 0.2 and 1.9; those far below the largest stay smaller.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonal(matrix.mT, iteration).mT

@@ -35,3 +35,9 @@ COLUMNS = [*dict.fromkeys(cell[0] for cell in TABLE_1)]
 def model_name(backbone: str, transform: str) -> str:
     """The name of a model as in the paper's table: FCN, ST-CNN Aff."""
     return backbone if transform == "none" else f"ST-{backbone} {transform}"
+
+
+def cell_title(cell: Cell) -> str:
+    """A cell in words: CNN on RTS, ST-CNN Aff on RTS."""
+    distortion, *model = cell
+    return f"{model_name(*model)} on {distortion}"

@@ -12,6 +12,10 @@ ONE = torch.tensor([0])
 SHAPES = {"wide": (8, 20), "tall": (20, 8), "square": (6, 6), "bias": (7,)}
 
 
+def one_step(group) -> None:
+    Muon([{**group, "hidden": True}], torch.float32, "newton_schulz", lr=0.1).step()
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_steps_are_those_of_torchs_muon_and_adamw(precision):
     ours = {name: nn.Parameter(torch.randn(shape)) for name, shape in SHAPES.items()}
@@ -21,7 +25,7 @@ def test_steps_are_those_of_torchs_muon_and_adamw(precision):
         {"params": [*ours.values()][:3], "hidden": True, "weight_decay": 0.1},
         {"params": [ours["bias"]], "weight_decay": 0.0},
     ]
-    muon = Muon(groups, precision, lr=0.01, fused=True)
+    muon = Muon(groups, precision, "newton_schulz", lr=0.01, fused=True)
     others = [
         torch.optim.Muon(matrices, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW([bias], lr=0.01, weight_decay=0.0),
@@ -43,7 +47,7 @@ def test_a_kernel_moves_as_the_matrix_that_it_is_read_as():
     for shape in (kernel.shape, (6, 75)):
         weight = nn.Parameter(kernel.reshape(shape).clone())
         weight.grad = gradient.reshape(shape)
-        Muon([{"params": [weight], "hidden": True}], torch.float32, lr=0.1).step()
+        one_step({"params": [weight]})
         moved.append(weight.detach().reshape(6, 75))
     assert not torch.equal(moved[0], kernel.reshape(6, 75))
     torch.testing.assert_close(*moved)
@@ -75,5 +79,5 @@ def test_rounding_lets_no_singular_value_grow(iteration, precision):
 def test_no_gradient_moves_nothing():
     weight = nn.Parameter(torch.ones(3, 4))
     weight.grad = torch.zeros(3, 4)
-    Muon([{"params": [weight], "hidden": True, "weight_decay": 0.0}], torch.float32, lr=0.1).step()
+    one_step({"params": [weight], "weight_decay": 0.0})
     assert torch.equal(weight, torch.ones(3, 4))
