@@ -1,52 +1,74 @@
 """The tables of README and docs, written from the committed results."""
 
+import functools
 import json
 import math
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from pydantic import ValidationError
 from typer.main import get_command
 
-from stn_train.cli_model import run_eval, run_export, run_visualize
-from stn_train.cli_table import run_table
-from stn_train.cli_train import run_train
-from stn_train.config import SECTIONS, Config
+from stn_train.cli.model import run_eval, run_export, run_visualize
+from stn_train.cli.table import run_table
+from stn_train.cli.train import run_train
+from stn_train.config import Cell, Config
 from stn_train.config_file import load_config
-from stn_train.distortions import DISTORTIONS
-from stn_train.grid import cell_name
-from stn_train.published import TABLE_1, Cell, cell_title, model_name
-from stn_train.result import cell_of
-from stn_train.settings import Settings
-from stn_train.table import circumstances, details, markdown, markdown_lines, table, verdict
+from stn_train.runs.result import Result
+from stn_train.settings import Choice, Settings, name_and_settings
+from stn_train.table.paper import TABLES as PAPER_TABLES
+from stn_train.table.rows import (
+    Row,
+    circumstances,
+    details,
+    markdown,
+    markdown_lines,
+    table_rows,
+    verdict,
+)
 
-RESULTS = Path(__file__).parent.parent / "stn_train" / "results"
+ROOT = Path(__file__).parent.parent
+
+SHIPPED = ROOT / "stn_train" / "results"
+"""Results that the program reads itself."""
+
+RESULTS = ROOT / "scripts" / "results"
+"""All others, and speed.json, the output of scripts/benchmark.py --json."""
+
+MNIST = PAPER_TABLES["mnist"]
 
 
 def results_file(name: str) -> Path:
     """Where the results gathered under a name are kept, one a line."""
-    return RESULTS / f"{name}.jsonl"
+    return (SHIPPED if name == "default" else RESULTS) / f"{name}.jsonl"
 
 
 def collected(name: str) -> list[dict[str, Any]]:
-    """The results gathered under a name."""
+    """The results gathered under a name, as their result.json has them."""
     path = results_file(name)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def results_of(name: str) -> list[Result]:
+    """The results gathered under a name."""
+    return [Result.from_dict(data, results_file(name)) for data in collected(name)]
+
+
 def error_table() -> str:
     """The paper's table with our numbers, in Markdown, and how they came about."""
-    results = collected("default")
-    rows = table(results)
-    return f"{markdown(rows)}\n{above_the_paper(rows)}\n\n{circumstances(results)}\n"
+    results = results_of("default")
+    rows = table_rows(results, MNIST)
+    return f"{markdown(rows, MNIST)}\n{above_the_paper(rows)}\n\n{circumstances(results)}\n"
 
 
-def above_the_paper(rows: list[dict[str, Any]]) -> str:
+def above_the_paper(rows: list[Row]) -> str:
     """Which cells' means are above the published values, in a sentence."""
-    above = [row for row in rows if row["mean"] > row["paper"]]
+    above = [row for row in rows if row.difference is not None and row.difference > 0]
     names = ", ".join(
-        cell_title(cell_of(row)) + " (by less than the paper rounds)" * (verdict(row) == "same")
+        row.cell.title + " (by less than the paper rounds)" * (verdict(row, MNIST) == "same")
         for row in above
     )
     return f"Above the paper: {len(above)} of {len(rows)} cells{names and ': '}{names}."
@@ -54,8 +76,8 @@ def above_the_paper(rows: list[dict[str, Any]]) -> str:
 
 def cells_table() -> str:
     """Every cell of the default recipe, in Markdown."""
-    results = collected("default")
-    return f"{markdown_lines(details(results))}\n{circumstances(results)}\n"
+    results = results_of("default")
+    return f"{markdown_lines(details(results, MNIST))}\n{circumstances(results)}\n"
 
 
 def calibration_table() -> str:
@@ -63,23 +85,23 @@ def calibration_table() -> str:
     lines: list[tuple[str, ...]] = [
         ("model", "on", "reading", "steps", "test error", "mean of ten draws", "paper")
     ]
-    results = collected("calibration")
+    results = results_of("calibration")
     for result in results:
-        cell, config = cell_of(result), result["config"]
+        distortion = Config.from_run(result.config).distortion
         reading = ", ".join(
             f"{key} {'null' if value is None else format(value, '.4g')}"
-            for key, value in config["distort"].items()
+            for key, value in distortion.model_dump(mode="json").items()
             if key in OPEN
         )
         lines.append(
             (
-                model_name(*cell[1:]),
-                cell[0],
+                result.cell.model,
+                result.cell.distortion,
                 reading,
-                f"{result['steps']:,}",
-                f"{result['test_error_percent']:.2f}",
-                f"{result['draws_mean_percent']:.2f}",
-                str(TABLE_1[cell]),
+                f"{result.steps:,}",
+                f"{result.test_percent:.2f}",
+                f"{result.draws_mean_percent:.2f}",
+                str(MNIST.published(result.cell)),
             )
         )
     return f"{markdown_lines(lines)}\n{circumstances(results)}\n"
@@ -93,30 +115,36 @@ def validation_table() -> str:
     """The recipes that were tried, in Markdown: what each changes, and its validation error."""
     head = ("model", "on", "passes", "changed", "validation error", "seeds")
     rows: list[tuple[Cell, float, list[str], tuple[str, ...]]] = []
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in collected("validation"):
-        seedless = json.dumps(result["config"] | {"seed": None}, sort_keys=True)
+    groups: dict[str, list[Result]] = {}
+    for result in results_of("validation"):
+        seedless = json.dumps(result.config | {"seed": None}, sort_keys=True)
         groups.setdefault(seedless, []).append(result)
     for runs in groups.values():
-        cell, config = cell_of(runs[0]), runs[0]["config"]
-        recipe = load_config(f"{cell_name(cell)}.yaml").as_dict()
+        cell = runs[0].cell
+        recipe = tried_settings(load_config(f"{cell.file_name}.yaml"))
         changed = [
             f"{key} {value}"
-            for section in ("model", "train")
-            for key, value in config[section].items()
-            if value != recipe[section][key] and key not in ("epochs", "validate_every")
+            for key, value in tried_settings(Config.from_run(runs[0].config)).items()
+            if value != recipe[key] and key not in ("epochs", "validate_every")
         ]
+        errors = [run.validation_percent for run in runs if run.validation_percent is not None]
         line = (
-            model_name(*cell[1:]),
-            cell[0],
-            f"{runs[0]['passes']:g}",
+            cell.model,
+            cell.distortion,
+            f"{runs[0].passes:g}",
             ", ".join(changed) or "nothing",
-            f"{mean(run['validation_error_percent'] for run in runs):.2f}",
-            " ".join(str(run["seed"]) for run in runs),
+            f"{mean(errors):.2f}",
+            " ".join(str(run.seed) for run in runs),
         )
-        rows.append((cell, runs[0]["passes"], changed, line))
+        rows.append((cell, runs[0].passes, changed, line))
     lines = [head, *(line for *_, line in sorted(rows))]  # of each cell, the recipe as it is first
-    return f"{markdown_lines(lines)}\n{circumstances(collected('validation'))}\n"
+    return f"{markdown_lines(lines)}\n{circumstances(results_of('validation'))}\n"
+
+
+def tried_settings(config: Config) -> dict[str, Any]:
+    """The settings of network and training, by the last part of their keys."""
+    sections = (config.backbone, config.model, config.train)
+    return functools.reduce(lambda all_, each: all_ | each.model_dump(mode="json"), sections, {})
 
 
 def speed_table() -> str:
@@ -173,30 +201,101 @@ def flag_line(parameter: Any) -> tuple[str, str]:
 
 
 def settings_table() -> str:
-    """Every key of a config with what it is by default and what it means, in Markdown."""
+    """Every key of a config: its default, what it can be and what it means, in Markdown."""
     choices = ({"backbone": "FCN"}, {"backbone": "CNN"}, {"backbone": "CNN", "recipe": "paper"})
     configs = [Config.model_validate(choice) for choice in choices]
-    own = [name for name in Config.model_fields if name not in (*SECTIONS, "distort", "backbone")]
     lines = [("key", "FCN", "CNN", "paper", "allowed", "meaning")]
-    lines += [setting_line("", name, *configs) for name in ("backbone", *own)]
-    for section, kind in SECTIONS.items():
-        values = [getattr(config, section) for config in configs]
-        lines += [setting_line(f"{section}.", name, *values) for name in kind.model_fields]
-    parts = [markdown_lines(lines)]
-    for name, distortion in DISTORTIONS.items():
-        if name != "none":
-            literal = distortion()
-            lines = [("key", "default", "allowed", "meaning")]
-            lines += [setting_line("distort.", field, literal) for field in distortion.model_fields]
-            parts.append(f"With `distortion: {name}`:\n\n{markdown_lines(lines)}")
-    return "\n".join(parts)
+    for name in own_fields(Config):
+        if is_section(Config, name):
+            values = [getattr(config, name) for config in configs]
+            kind = type(values[0])
+            lines += [setting_line(f"{name}.", kind, key, *values) for key in kind.model_fields]
+        else:
+            lines.append(setting_line("", Config, name, *configs))
+    return "\n".join([markdown_lines(lines), *plug_in_tables()])
 
 
-def setting_line(prefix: str, name: str, *settings: Settings) -> tuple[str, ...]:
-    """A key, its value in each of these settings, what it can be, and its documentation."""
-    text = " ".join((type(settings[0]).model_fields[name].description or "").split())
-    shown = [written(each.model_dump(mode="json")[name]) for each in settings]
-    can_be = allowed(type(settings[0]).model_json_schema()["properties"][name])
+def plug_in_tables() -> Iterator[str]:
+    """For each name that a config can choose, the settings that come with it, in Markdown."""
+    for key, choice in choices_in(Config):
+        for name, kind in choice.registry.items():
+            if not kind.model_fields:
+                continue
+            default, paper = (chosen_settings(key, name, recipe) for recipe in ("default", "paper"))
+            by_recipe = default != paper
+            lines = [("key", *(("default", "paper") if by_recipe else ("default",)))]
+            lines[0] += ("allowed", "meaning")
+            for field in kind.model_fields:
+                values = [default, paper] if by_recipe else [default]
+                lines.append(setting_line(f"{key}.{name}.", kind, field, *values))
+            yield f"With `{yaml_form(key, name)}`:\n\n{markdown_lines(lines)}"
+
+
+def own_fields(kind: type[Settings]) -> list[str]:
+    """The fields that a user sets; `given` is written by the program."""
+    return [name for name in kind.model_fields if name != "given"]
+
+
+def choice_of(kind: type[Settings], name: str) -> Choice | None:
+    """What a field chooses from, if it is a choice."""
+    metadata = kind.model_fields[name].metadata
+    return next((each for each in metadata if isinstance(each, Choice)), None)
+
+
+def is_section(kind: type[Settings], name: str) -> bool:
+    """Whether a field is a section of settings."""
+    annotation = kind.model_fields[name].annotation
+    is_settings = isinstance(annotation, type) and issubclass(annotation, Settings)
+    return is_settings and choice_of(kind, name) is None
+
+
+def choices_in(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, Choice]]:
+    """The keys under which a plug-in is chosen, and what each can be."""
+    for name in own_fields(kind):
+        choice = choice_of(kind, name)
+        if choice is not None:
+            yield f"{prefix}{name}", choice
+        elif is_section(kind, name):
+            yield from choices_in(kind.model_fields[name].annotation, f"{prefix}{name}.")
+
+
+def chosen_settings(key: str, name: str, recipe: str) -> Settings | None:
+    """The settings of a plug-in by a recipe; None if it has some without a default."""
+    data = functools.reduce(lambda value, part: {part: value}, reversed(key.split(".")), name)
+    try:
+        config = Config.model_validate(data | {"recipe": recipe})
+    except ValidationError:
+        return None
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def yaml_form(key: str, name: str) -> str:
+    """How a config says which settings of a plug-in it wants."""
+    *sections, last = key.split(".")
+    text = f"{last}: {{{name}: {{...}}}}"
+    return functools.reduce(lambda inner, part: f"{part}: {{{inner}}}", reversed(sections), text)
+
+
+def setting_line(
+    prefix: str, kind: type[Settings], name: str, *settings: Settings | None
+) -> tuple[str, ...]:
+    """A key, its value in each of these settings, what it can be, and its documentation.
+
+    Where there are no settings to show, the value is the field's default.
+    """
+    field, choice = kind.model_fields[name], choice_of(kind, name)
+    text = " ".join((field.description or "").split())
+    shown = []
+    for each in settings:
+        if each is None:
+            shown.append("required" if field.is_required() else written(field.default))
+        else:
+            value = each.model_dump(mode="json")[name]
+            shown.append(name_and_settings(value)[0] if choice is not None else written(value))
+    if choice is not None:
+        can_be = ", ".join(choice.names())
+    else:
+        can_be = allowed(kind.model_json_schema()["properties"][name])
     return f"`{prefix}{name}`", *shown, can_be, text.replace("|", "\\|")
 
 

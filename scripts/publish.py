@@ -1,28 +1,28 @@
 """Write what was measured into the repository: no result is typed in by hand.
 
-python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> stn_train/results
-python scripts/publish.py write                 stn_train/results -> tables in README and docs,
-                                                heads of the configs
+python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> NAME.jsonl
+python scripts/publish.py write                 results -> tables in README and docs, heads of
+                                                the configs
 
-stn_train/results/speed.json is the output of scripts/benchmark.py --json.
+default.jsonl lies in stn_train/results, since the program reads it; the others, and speed.json
+(the output of scripts/benchmark.py --json), in scripts/results.
 """
 
 import json
-import sys
+from enum import StrEnum
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
-from document_tables import TABLES, collected, results_file
+import typer
+from document_tables import MNIST, ROOT, TABLES, collected, results_file, results_of
 
-from stn_train.config import changed_settings, completed
+from stn_train.config import Cell, Config, changed_settings
 from stn_train.config_file import load_config
-from stn_train.grid import cell_name
-from stn_train.published import TABLE_1, Cell, cell_title
-from stn_train.result import cell_of, finished_runs
-from stn_train.table import measured, table
+from stn_train.errors import ConfigError, StnError
+from stn_train.runs.result import finished_runs
+from stn_train.table.rows import table_rows
 
-ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
 BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
 
@@ -33,78 +33,113 @@ DESCRIPTIONS = {
     "E": "digits scaled and bent elastically",
 }
 
-KINDS = ("default", "paper", "calibration", "validation")
-"""default, paper: the table by that recipe. calibration: baselines under the readings of the paper
-that were tried. validation: recipes that were tried, measured on validation digits."""
+
+class Kind(StrEnum):
+    """What a set of results is for."""
+
+    default = "default"
+    """The table by the default recipe."""
+    paper = "paper"
+    """The table by the paper's recipe."""
+    calibration = "calibration"
+    """Baselines under the readings of the paper that were tried."""
+    validation = "validation"
+    """Recipes that were tried, measured on validation digits."""
+
+
+app = typer.Typer(
+    pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__
+)
+
+
+@app.command("collect")
+def collect_command(
+    name: Annotated[Kind, typer.Argument(help="The set of results to add to.")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")],
+) -> None:
+    """Gather the results of runs; of a run that is there already, the new one."""
+    try:
+        collect(name, runs)
+    except StnError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
 
 
 def collect(name: str, runs: list[Path]) -> None:
-    """Gather the results of runs, one line each; of a run that is there already, the new one."""
-    if name not in KINDS:
-        sys.exit(f"{name}: can be {', '.join(KINDS)}")
+    """Gather the results of runs, one line each; of a run that is there already, the new one.
+
+    Raises ConfigError for a run that must not be published.
+    """
     known = {identity(result): result for result in collected(name) if of_its_kind(name, result)}
     for path in [found.result for run in runs for found in finished_runs(run)]:
         result = json.loads(path.read_text())
         if not of_its_kind(name, result):
-            sys.exit(f"{path}: not a run of the shipped config")
+            raise ConfigError([f"{path}: not a run of the shipped config"])
         if result.get("changes"):
-            sys.exit(f"{path}: settings were changed on the way")
+            raise ConfigError([f"{path}: settings were changed on the way"])
         if str(result["environment"]["commit"]).endswith("-dirty"):
-            sys.exit(f"{path}: the code was not committed")
+            raise ConfigError([f"{path}: the code was not committed"])
         del result["environment"]["command"]  # the config says it, without anybody's folders
         known[identity(result)] = result
-    order = list(TABLE_1)
+    order = list(MNIST.cells)
     ordered = sorted(known, key=lambda key: (order.index(cell_of(known[key])), key))
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
 
 
-def of_its_kind(name: str, result: dict[str, Any]) -> bool:
-    """Whether a result of the table is one of the shipped config; results of a former recipe go.
+def cell_of(result: dict[str, Any]) -> Cell:
+    """The cell that a result belongs to."""
+    return Cell(result["distortion"], result["backbone"], result["transform"])
 
-    A setting that came later has the value, in an older result, that it has by default.
+
+def of_its_kind(name: str, result: dict[str, Any]) -> bool:
+    """Whether a result is one of the shipped config; results of a former recipe are dropped.
+
+    A setting added since an older result has its default in it. Where runs vary by intention, every
+    result is of its kind.
     """
-    if name not in ("default", "paper"):
+    if name not in (Kind.default, Kind.paper):
         return True
     overrides = [f"recipe={name}", f"seed={result['seed']}"]
-    shipped = load_config(f"{cell_name(cell_of(result))}.yaml", overrides)
-    return not changed_settings(completed(result["config"]), shipped.as_dict())
+    shipped = load_config(f"{cell_of(result).file_name}.yaml", overrides)
+    recorded = Config.from_run(result["config"])
+    return not changed_settings(recorded.as_dict(), shipped.as_dict())
 
 
 def identity(result: dict[str, Any]) -> str:
-    """What tells one run from another: its config, seed included."""
-    config = {key: value for key, value in completed(result["config"]).items() if key != "log"}
-    return f"{result['seed']:09} {json.dumps(config, sort_keys=True)}"
+    """What distinguishes a run from others: its config, with the seed."""
+    config = Config.from_run(result["config"]).as_dict()
+    settings = {key: value for key, value in config.items() if key not in ("log", "given")}
+    return f"{result['seed']:09} {json.dumps(settings, sort_keys=True)}"
 
 
 def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
-    distortion = cell[0]
     lines = [
-        f"{cell_title(cell)}: {DESCRIPTIONS[distortion]}.",
-        f"Paper (Table 1): {TABLE_1[cell]} % test error"
-        + ("." if distortion == "R" else f"; it does not define {distortion} in full."),
+        f"{cell.title}: {DESCRIPTIONS[cell.distortion]}.",
+        f"Paper ({MNIST.place}): {MNIST.published(cell)} % test error"
+        + ("." if cell.distortion == "R" else f"; it does not define {cell.distortion} in full."),
     ]
-    runs = [result for result in collected("default") if cell_of(result) == cell]
+    runs = [result for result in results_of("default") if result.cell == cell]
     if runs:
-        (row,), environment = table(runs), runs[0]["environment"]
-        minutes = mean(run["train_seconds"] for run in runs) / 60
-        seeds = ", ".join(str(run["seed"]) for run in runs)
+        (row,), environment = table_rows(runs, MNIST), runs[0].environment
+        minutes = mean(run.train_seconds for run in runs) / 60
+        seeds = ", ".join(str(run.seed) for run in runs)
         lines.append(
-            f"Expect: {measured(row)} % after {row['passes']:g} passes ({minutes:.1f} min on an "
+            f"Expect: {row.measured} % after {row.passes:g} passes ({minutes:.1f} min on an "
             f"{environment['hardware']}, threads: {environment['threads']}; seeds: {seeds})."
         )
-    lines.append(f"Command: stn-train --config {cell_name(cell)}.yaml")
+    lines.append(f"Command: stn-train --config {cell.file_name}.yaml")
     return "".join(f"# {line}\n" for line in lines)
 
 
+@app.command("write")
 def write() -> None:
-    """Write the heads of the 32 cells' configs and the documents' tables."""
-    for cell in TABLE_1:
-        keys = zip(("distortion", "backbone", "transform"), cell, strict=True)
-        body = "".join(f"{key}: {value}\n" for key, value in keys)
-        path = CONFIGS / f"{cell_name(cell)}.yaml"
+    """Write the heads of the cells' configs and the documents' tables."""
+    for cell in MNIST.cells:
+        body = "".join(f"{key}: {value}\n" for key, value in cell._asdict().items())
+        path = CONFIGS / f"{cell.file_name}.yaml"
         path.write_text(f"{head(cell)}\n{body}")
         load_config(str(path))
     for name, (document, part) in TABLES.items():
@@ -114,10 +149,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["collect", name, *runs]:
-            collect(name, [Path(run) for run in runs])
-        case ["write"]:
-            write()
-        case _:
-            sys.exit(__doc__)
+    app()

@@ -1,33 +1,47 @@
 """Spatial Transformer Networks on distorted MNIST, after Jaderberg et al. 2015.
 
-The public face: what an engineer needs to put a spatial transformer into a network of their own.
+The public names: what it takes to put a spatial transformer into a network of one's own.
 """
 
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stn_train.distortions import DISTORTIONS, distort
-    from stn_train.geometry import pixel_matrix_from_theta, theta_from_pixel_matrix
-    from stn_train.run_directory import load_run
-    from stn_train.spatial_transformer import SpatialTransformer
-    from stn_train.transforms import AffineGrid, ProjectiveGrid, TPSGrid
+    from stn_train.data.distortions import DISTORTIONS, distort
+    from stn_train.data.sources import SOURCES
+    from stn_train.geometry.plane import pixel_matrix_from_theta, theta_from_pixel_matrix
+    from stn_train.geometry.transforms import TRANSFORMS, AffineGrid, ProjectiveGrid, TPSGrid
+    from stn_train.models.backbones import BACKBONES
+    from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
+    from stn_train.runs.directory import load_run
+    from stn_train.tasks import TASKS
 
 HOMES = {
-    "AffineGrid": "transforms",
-    "DISTORTIONS": "distortions",
-    "ProjectiveGrid": "transforms",
-    "SpatialTransformer": "spatial_transformer",
-    "TPSGrid": "transforms",
-    "distort": "distortions",
-    "load_run": "run_directory",
-    "pixel_matrix_from_theta": "geometry",
-    "theta_from_pixel_matrix": "geometry",
+    "BACKBONES": "models.backbones",
+    "DISTORTIONS": "data.distortions",
+    "SOURCES": "data.sources",
+    "TASKS": "tasks",
+    "TRANSFORMS": "geometry.transforms",
+    "AffineGrid": "geometry.transforms",
+    "ParallelTransformers": "models.spatial_transformer",
+    "ProjectiveGrid": "geometry.transforms",
+    "SpatialTransformer": "models.spatial_transformer",
+    "TPSGrid": "geometry.transforms",
+    "distort": "data.distortions",
+    "load_run": "runs.directory",
+    "pixel_matrix_from_theta": "geometry.plane",
+    "theta_from_pixel_matrix": "geometry.plane",
 }
+"""Where each public name is defined: it is imported from there on first use."""
 
 __all__ = [
+    "BACKBONES",
     "DISTORTIONS",
+    "SOURCES",
+    "TASKS",
+    "TRANSFORMS",
     "AffineGrid",
+    "ParallelTransformers",
     "ProjectiveGrid",
     "SpatialTransformer",
     "TPSGrid",
@@ -39,7 +53,7 @@ __all__ = [
 
 
 def installed_version() -> str:
-    """The installed version, or what stands for it in a checkout that was never installed."""
+    """The version of the package, if it is installed."""
     try:
         return metadata.version("stn_train")
     except metadata.PackageNotFoundError:

@@ -3,91 +3,72 @@
 The documentation of a field stands under it. Validators check and convert; they read no file.
 """
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import (
-    Field,
-    SerializeAsAny,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from stn_train.digits import SIDE
-from stn_train.distortions import DISTORTIONS, Distortion, Undistorted
+from stn_train.data.distortions import DISTORTIONS, Distortion, RotationScaleTranslation
+from stn_train.data.images import ImageFormat
+from stn_train.data.sources import SOURCES, DataSettings
 from stn_train.errors import ConfigError
-from stn_train.published import cell_title
+from stn_train.geometry.transforms import TRANSFORMS, Affine, Transform
+from stn_train.models.backbones import BACKBONES, Backbone, Convolutional
+from stn_train.models.network import Network, TransformerSettings, build_network
 from stn_train.recipes import with_recipe
-from stn_train.settings import Settings
-from stn_train.transforms import TRANSFORMS
-
-SMALLEST_INPUT = {"FCN": 1, "CNN": 21, "tutorial": 16}
-"""The backbones, and the smallest side in pixels that leaves the last layer a pixel to see."""
-
-SMALLEST_LOOK = {"FCN": 1, "CNN": 13, "tutorial": 18}
-"""The same for the localisation networks."""
+from stn_train.settings import Settings, chosen, name_and_settings, name_of
+from stn_train.tasks import TASKS, Classification, Task
 
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends soon after
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
 
 
-class DataSettings(Settings):
-    """Which digits."""
+class Cell(NamedTuple):
+    """An experiment's place in a table of results: three names."""
 
-    source: Literal["mnist", "embedded"] = "mnist"
-    """mnist, or digits rendered from the fonts inside matplotlib, which need no download."""
-    validation: Annotated[int, Field(ge=0)] = 0
-    """How many training digits, from the end, are kept back for validation. Choose settings with
-    some kept back, 5,000 for example; then train on all."""
-    training_digits: Count | None = None
-    """Use only the first so many training digits, validation among them; null for all."""
-    test_digits: Count | None = None
-    """Use only the first so many test digits; null for all."""
+    distortion: str
+    backbone: str
+    transform: str
 
+    @property
+    def model(self) -> str:
+        """The model as the paper's table names it: FCN, ST-CNN Aff."""
+        return self.backbone if self.transform == "none" else f"ST-{self.backbone} {self.transform}"
 
-class ModelSettings(Settings):
-    """Sizes of the networks."""
+    @property
+    def title(self) -> str:
+        """CNN on RTS, ST-CNN Aff on RTS."""
+        return f"{self.model} on {self.distortion}"
 
-    hidden: Width = 256
-    """FCN: units in each of the two hidden layers (128 to 256 in the paper)."""
-    filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
-    """CNN: filters of the two convolutions (32 to 64 in the paper)."""
-    dropout: Fraction = 0.0
-    """Dropout probability before the classifier's output layer; FCN and CNN only."""
-    localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
-    """The localisation network sees the image average-pooled by this; null for 2 with a CNN (A.4),
-    else 1."""
-    localisation_hidden: Width = 32
-    """ST-FCN: units in each of the three layers of the localisation network (A.4)."""
-    localisation_filters: Width = 20
-    """ST-CNN: filters of the two convolutions of the localisation network (A.4)."""
-    localisation_features: Width = 20
-    """ST-CNN: units in the fully connected layer of the localisation network (A.4)."""
-    st_iterations: Annotated[int, Field(ge=1, le=8)] = 1
-    """How often the localisation network looks: from the second time on at the image as warped so
-    far, to refine the transform (Lin and Lucey 2017). The paper looks once."""
-    st_output_px: Annotated[int, Field(ge=1, le=256)] | None = None
-    """Side of the image that the transformer samples; null for 28 times st_pool, so that the
-    classifier sees 28 px. The literal reading, the size of the input, is 42 on RTS."""
-    st_pool: Annotated[int, Field(ge=1, le=8)] | None = None
-    """Average pooling of the transformer's output before the classifier; null for 2 where the
-    input is larger than 28 px (the paper's RTS), else 1."""
+    @property
+    def file_name(self) -> str:
+        """The name of its config and its runs: rts_affine, rts_affine_fcn, rts_cnn."""
+        if self.transform == "none":
+            return f"{self.distortion}_{self.backbone}".lower()
+        kind = TRANSFORMS.get(self.transform)
+        transform = kind.file_name if kind else self.transform.lower()
+        suffix = "" if self.backbone == "CNN" else f"_{self.backbone.lower()}"
+        return f"{self.distortion.lower()}_{transform}{suffix}"
+
+    def __str__(self) -> str:
+        """RTS:CNN:Aff, as the command line takes it."""
+        return ":".join(self)
 
 
 class TrainSettings(Settings):
     """How the weights are found."""
 
     epochs: Count | None = 30
-    """Passes over the training digits; give either this or steps."""
+    """Passes over the training images; give either this or steps."""
     steps: Count | None = None
     """Optimiser steps; give either this or epochs."""
     batch_size: Annotated[int, Field(ge=1, le=60000)] = 256
-    """Digits a step; the last, smaller batch of a pass is used too."""
+    """Images a step; the last, smaller batch of a pass is used too."""
     optimizer: Literal["sgd", "adamw", "muon"] = "adamw"
     """Stochastic gradient descent (the paper), AdamW, or Muon for the hidden layers and AdamW for
     the rest."""
@@ -163,140 +144,212 @@ class EvaluateSettings(Settings):
 
 
 class Config(Settings):
-    """An experiment: a cell of the paper's table, or a variation of one."""
+    """An experiment: a cell of a table, or a variation of one."""
 
-    distortion: str = "RTS"
-    """R, RTS, P, E or none."""
-    backbone: Literal["FCN", "CNN", "tutorial"] = "CNN"
-    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial."""
-    transform: str = "Aff"
-    """What the spatial transformer can do: Aff, Proj or TPS; none for no spatial transformer."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    """Decides the first weights, the order of the digits and their distortions."""
     recipe: Literal["default", "paper"] = "default"
-    """Which values model and train start from: default, or paper for the paper's own."""
+    """Which values backbone, model and train start from: default, or paper for the paper's own."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Decides the first weights, the order of the images and their distortions."""
     data: DataSettings = DataSettings()
-    distort: SerializeAsAny[Distortion] = Undistorted()
-    """The chosen distortion's own parameters: see its class in stn_train/distortions.py."""
-    model: ModelSettings = ModelSettings()
+    distortion: Annotated[Distortion, *chosen(DISTORTIONS)] = RotationScaleTranslation()
+    """R, RTS, P, E or none; or `{name: {settings}}`."""
+    task: Annotated[Task, *chosen(TASKS)] = Classification()
+    """What the network is asked to do with the distorted images."""
+    backbone: Annotated[Backbone, *chosen(BACKBONES)] = Convolutional()
+    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial; or
+    `{name: {settings}}`."""
+    transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
+    """What the spatial transformer can do: Aff, Proj or TPS; none for no spatial transformer; or
+    `{name: {settings}}`."""
+    model: TransformerSettings = TransformerSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     log: LogSettings = LogSettings()
+    given: dict[str, Any] = Field(default_factory=dict, repr=False)
+    """The settings that somebody chose, written by the program. The others follow from the recipe
+    and from defaults: they are filled in anew where an override changes the recipe."""
 
     @model_validator(mode="before")
     @classmethod
     def _start_from_the_recipe(cls, data: Any) -> Any:
-        return with_recipe(data) if isinstance(data, dict) else data
+        if not isinstance(data, dict) or "given" in data:
+            return data  # recorded by a run: every setting is there
+        data = present_layout(data)
+        given = {key: plain(key, value) for key, value in data.items()}
+        return with_recipe(data) | {"given": given}
 
-    @field_validator("distortion", "transform", mode="before")
+    @field_validator("distortion", mode="after")
     @classmethod
-    def _known_name(cls, name: Any, info: ValidationInfo) -> Any:
-        known = [*DISTORTIONS] if info.field_name == "distortion" else [*TRANSFORMS, "none"]
-        if not isinstance(name, str) or name not in known:
-            # The type and context of pydantic's own error for a closed choice.
-            raise PydanticCustomError("literal_error", "one of {expected}", {"expected": known})
-        return name
+    def _fits_the_images(cls, distortion: Distortion, info: ValidationInfo) -> Distortion:
+        if "data" not in info.data:
+            return distortion  # what is wrong there has been reported
+        try:
+            return distortion.fitted(info.data["data"].source.side_px)
+        except ValueError as error:
+            raise PydanticCustomError("canvas_px", "{told}", {"told": str(error)}) from None
 
-    @field_validator("distort", mode="before")
+    @field_validator("task", mode="after")
     @classmethod
-    def _distortion_of_that_name(cls, value: Any, info: ValidationInfo) -> Any:
-        distortion = DISTORTIONS.get(info.data.get("distortion", ""))
-        if distortion is None or value == Undistorted():
-            # A wrong name has been reported, its parameters cannot be judged; or none were given.
-            return (distortion or Undistorted)()
-        return distortion.model_validate(value)
+    def _on_distorted_images(cls, task: Task, info: ValidationInfo) -> Task:
+        return task.with_distortion(info.data.get("distortion", task.distortion))
 
     @model_validator(mode="after")
-    def _classifier_sees_enough(self) -> Self:
-        pool, sampled_px, least_px = self.st_pool, self.st_output_px, SMALLEST_INPUT[self.backbone]
-        if sampled_px % pool or sampled_px // pool < least_px:
-            raise PydanticCustomError(
-                "st_output_px",
-                "model.st_output_px is {sampled_px}; with the pooling by {pool} it must be a "
-                "multiple of {pool}, at least {least_px}",
-                {"sampled_px": sampled_px, "pool": pool, "least_px": least_px * pool},
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _localisation_sees_enough(self) -> Self:
-        pool, canvas_px, least_px = self.localisation_pool, self.distort.canvas_px, SMALLEST_LOOK
-        if canvas_px // pool < least_px[self.backbone]:
-            raise PydanticCustomError(
-                "localisation_pool",
-                "model.localisation_pool is {pool}; of {canvas_px} px that leaves the {backbone}'s "
-                "localisation network fewer than the {least_px} px it needs",
-                {
-                    "pool": pool,
-                    "canvas_px": canvas_px,
-                    "backbone": self.backbone,
-                    "least_px": least_px[self.backbone],
-                },
-            )
+    def _networks_see_enough(self) -> Self:
+        side_px = self.data.source.side_px
+        _, *sides = self.task.shape(ImageFormat((1, side_px, side_px), ()))
+        try:
+            if self.transform is not None:
+                self.model.sizes(min(sides), side_px, self.backbone)
+            elif min(sides) < self.backbone.smallest_input:
+                least_px = self.backbone.smallest_input
+                raise ValueError(
+                    f"distortion makes images of {min(sides)} px; the {self.cell.backbone} needs "
+                    f"at least {least_px}: set a larger canvas_px"
+                )
+        except ValueError as error:
+            raise PydanticCustomError("sizes", "{told}", {"told": str(error)}) from None
         return self
 
     @property
-    def localisation_pool(self) -> int:
-        """How far the image is pooled for the localisation network."""
-        return self.model.localisation_pool or (2 if self.backbone == "CNN" else 1)
+    def cell(self) -> Cell:
+        """The names of distortion, backbone and transform."""
+        return Cell(
+            name_of(DISTORTIONS, self.distortion),
+            name_of(BACKBONES, self.backbone),
+            name_of(TRANSFORMS, self.transform),
+        )
 
     @property
-    def localisation_px(self) -> int:
-        """Side of what the localisation network sees."""
-        return self.distort.canvas_px // self.localisation_pool
+    def source_name(self) -> str:
+        """The name of the source of the images."""
+        return name_of(SOURCES, self.data.source)
 
     @property
-    def st_pool(self) -> int:
-        """How far the transformer's output is pooled: section 4.1 pools RTS by 2."""
-        return self.model.st_pool or (2 if self.distort.canvas_px > SIDE else 1)
+    def task_name(self) -> str:
+        """The name of the task."""
+        return name_of(TASKS, self.task)
 
     @property
-    def st_output_px(self) -> int:
-        """Side of the image that the transformer samples."""
-        return self.model.st_output_px or self.st_pool * SIDE
-
-    @property
-    def cell(self) -> str:
-        """The experiment's name, as in the paper's table: ST-CNN Aff on RTS, or CNN on RTS."""
-        return cell_title((self.distortion, self.backbone, self.transform))
+    def title(self) -> str:
+        """The experiment in words, as in the paper's table: ST-CNN Aff on RTS."""
+        return experiment_title(self.cell, self.task_name, self.source_name)
 
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""
         return self.model_dump(mode="json")
 
+    def build_network(self, images: ImageFormat) -> Network:
+        """The network for images of a format, with fresh weights from torch's global generator."""
+        return build_network(
+            self.backbone,
+            self.transform,
+            self.model,
+            self.task.shape(images),
+            self.task.outputs(images),
+            self.distortion.image_px,
+        )
+
+    @classmethod
+    def from_run(cls, data: dict[str, Any]) -> Self:
+        """The config that a run recorded, in the present or the former layout.
+
+        Settings added since get the field's default, which always reproduces the behaviour before
+        the setting existed; not the recipe's value. Raises ValidationError if it is not valid.
+        """
+        return cls.model_validate(recorded(data))
+
+
+def experiment_title(cell: Cell, task: str, source: str) -> str:
+    """An experiment in words; the task and the source are told where they are not the paper's."""
+    unusual = [] if task == "classification" else [task]
+    unusual += [] if source == "mnist" else [source]
+    return ", ".join([cell.title, *unusual])
+
+
+REGISTRIES: dict[tuple[str, ...], Mapping[str, type[Settings]]] = {
+    ("task",): TASKS,
+    ("distortion",): DISTORTIONS,
+    ("backbone",): BACKBONES,
+    ("transform",): TRANSFORMS,
+    ("data", "source"): SOURCES,
+}
+"""The keys of a config whose value is chosen from a registry."""
+
+FORMER_SECTIONS = {"data", "distort", "model", "train", "evaluate"}
+"""The sections of every config that a run recorded in the former layout."""
+
+
+def present_layout(data: dict[str, Any]) -> dict[str, Any]:
+    """Config data in the present layout.
+
+    In the former one the settings of the distortion stood in `distort`, and those of all
+    backbones in `model`. Both are still read.
+    """
+    data = copy.deepcopy(data)
+    distort = data.pop("distort", None)
+    if distort is not None:
+        name, own = chosen_in(data, "distortion")
+        data["distortion"] = {name: {**distort, **own} if isinstance(distort, dict) else distort}
+    model = data.get("model")
+    if isinstance(model, dict) and former_backbone_keys(model):
+        name, own = chosen_in(data, "backbone")
+        moved = {key: model.pop(key) for key in former_backbone_keys(model)}
+        known = BACKBONES[name].model_fields if name in BACKBONES else {}
+        data["backbone"] = {name: {k: v for k, v in moved.items() if k in known} | own}
+    return data
+
+
+def former_backbone_keys(model: dict[str, Any]) -> list[str]:
+    """The keys in a `model` section that are a backbone's."""
+    of_backbones = {field for kind in BACKBONES.values() for field in kind.model_fields}
+    return [key for key in model if key in of_backbones]
+
+
+def chosen_in(data: dict[str, Any], key: str) -> tuple[Any, dict[str, Any]]:
+    """The name that config data choose under a key of the top level, and its settings there."""
+    default = name_of(REGISTRIES[key,], Config.model_fields[key].default)
+    try:
+        name, settings = name_and_settings(data.get(key, default))
+    except ValueError:
+        return data[key], {}
+    return name, settings if isinstance(settings, dict) else {}
+
+
+def recorded(data: dict[str, Any]) -> dict[str, Any]:
+    """Config data as a run records them, with what was given.
+
+    The former layout does not tell that: there whatever a recipe can set counts as not given.
+    """
+    if "given" in data:
+        return data
+    data = present_layout(data)
+    given = {key: value for key, value in data.items() if key not in ("model", "train")}
+    if "backbone" in data:
+        given["backbone"], _ = chosen_in(data, "backbone")
+    return data | {"given": given}
+
+
+def plain(key: str, value: Any) -> Any:
+    """A value of a config in types that YAML has, if it is an object."""
+    if not isinstance(value, Settings):
+        return copy.deepcopy(value)
+    settings = value.model_dump(mode="json", exclude_unset=True)
+    registry = REGISTRIES.get((key,))
+    return settings if registry is None else {name_of(registry, value): settings}
+
 
 def refuse_other_config(
-    run: Path, old: dict[str, Any], new: dict[str, Any], advice: str = "name another --out"
+    run: Path, old: dict[str, Any], new: Config, advice: str = "name another --out"
 ) -> None:
     """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
-    differences = changed_settings(completed(old), new)
+    try:
+        own = Config.from_run(old).as_dict()
+    except ValidationError as error:
+        raise ConfigError([f"{run} has a config that is not valid: {error}"]) from None
+    differences = changed_settings(own, new.as_dict())
     if differences:
         told = f"{run} was started with other settings ({advice}):"
         raise ConfigError([told, *map(str, differences)])
-
-
-SECTIONS: dict[str, type[Settings]] = {
-    "data": DataSettings,
-    "model": ModelSettings,
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-    "log": LogSettings,
-}
-
-
-def completed(data: dict[str, Any]) -> dict[str, Any]:
-    """A run's config as data, with settings that came after it was written.
-
-    They have the values of their fields' defaults, which are as it was before there was a choice,
-    and not those of the present recipe.
-    """
-    sections = {name: section().model_dump(mode="json") for name, section in SECTIONS.items()}
-    filled = {
-        name: default | data.get(name, {})
-        for name, default in sections.items()
-        if isinstance(data.get(name, {}), dict)
-    }
-    return data | filled
 
 
 class Change(NamedTuple):
@@ -311,15 +364,25 @@ class Change(NamedTuple):
         return f"{self.key} is {self.old} in the run, {self.new} was asked for"
 
 
+NO_RESULT_DEPENDS_ON = ("log", "given")
+"""Keys of a config in which two runs with the same result may differ."""
+
+
 def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[Change]:
-    """What differs between two configs; `log` does not count, since it changes no result."""
+    """The settings that differ between two configs, but for NO_RESULT_DEPENDS_ON."""
     changes = []
     for key in old | new:
-        if key == "log":
-            continue
         before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
+        if before == after or (not prefix and key in NO_RESULT_DEPENDS_ON):
+            continue
+        if isinstance(before, dict) and isinstance(after, dict) and before.keys() & after.keys():
             changes += changed_settings(before, after, f"{prefix}{key}.")
-        elif before != after:
-            changes.append(Change(f"{prefix}{key}", before, after))
+        else:
+            changes.append(Change(f"{prefix}{key}", *map(name_alone, (before, after))))
     return changes
+
+
+def name_alone(value: Any) -> Any:
+    """The name that a choice was made by, without its settings; any other value as it is."""
+    is_choice = isinstance(value, dict) and len(value) == 1
+    return next(iter(value)) if is_choice else value

@@ -1,4 +1,4 @@
-"""YAML files to configs: find the file, read it, say everything that is wrong with it, by line."""
+"""YAML files and ``--set`` to configs: every mistake in them is told, by file and line."""
 
 import difflib
 import math
@@ -8,19 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from yaml.composer import ComposerError
 
-from stn_train.config import SECTIONS, Config, ModelSettings, TrainSettings
-from stn_train.distortions import DISTORTIONS
+from stn_train.config import (
+    FORMER_SECTIONS,
+    REGISTRIES,
+    Config,
+    chosen_in,
+    former_backbone_keys,
+    present_layout,
+    recorded,
+)
 from stn_train.errors import ConfigError
-from stn_train.settings import Settings
-from stn_train.shipped import config_directories, shipped_configs
+from stn_train.models.backbones import BACKBONES
+from stn_train.recipes import DURATIONS
+from stn_train.settings import name_and_settings
+from stn_train.shipped_configs import config_directories, shipped_configs
 
 MAX_CONFIG_BYTES = 100_000
-"""A config is a page of text; anything larger is another file."""
+"""A config is a page of text; a larger file is something else."""
 
-MAX_DEPTH = 10
+MAX_DEPTH = 12
+"""Collections within collections; the YAML reader takes minutes over thousands of brackets."""
 
 DEFAULTS = Config()
 
@@ -28,17 +39,29 @@ Key = tuple[str, ...]
 
 
 class Source:
-    """Where each key of the config data was written, for messages."""
+    """Where each key of the config data was written, and how, for messages."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.places: dict[Key, str] = {}
+        self.written: dict[Key, str] = {}
+
+    def note(self, key: Key, place: str, written: str) -> None:
+        """Note where a key stands, and how it was written."""
+        self.places[key], self.written[key] = place, written
 
     def of(self, key: Key) -> str:
         """The file and line of a key, or of the section it would stand in."""
         while key and key not in self.places:
             key = key[:-1]
         return self.places.get(key, self.name)
+
+    def as_written(self, key: Key) -> Key:
+        """A key of the present layout as the user wrote it, perhaps in the former one."""
+        if key not in self.places and len(key) == 3:
+            former = {"distortion": "distort", "backbone": "model"}.get(key[0], "")
+            return (former, key[2]) if (former, key[2]) in self.places else key
+        return key
 
 
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
@@ -56,13 +79,59 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
     data, problems = parse_yaml(text, source)
-    return check(data, source, [*problems, *apply_overrides(data, overrides, source)])
+    return overridden(data, overrides, source, problems)
 
 
 def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     """The config of a run, with ``section.key=value`` overrides; raises ConfigError likewise."""
-    data, source = config.as_dict(), Source("the run's config")
-    return check(data, source, apply_overrides(data, overrides, source))
+    return overridden(config.as_dict(), overrides, Source("the run's config"), [])
+
+
+def overridden(
+    data: dict[str, Any], overrides: Sequence[str], source: Source, problems: list[str]
+) -> Config:
+    """The config that data and overrides describe; raises ConfigError, earlier problems included.
+
+    Of data that a run recorded, all settings stay as they were resolved then; but where an
+    override changes what they were resolved from, they are resolved anew from what was given.
+    """
+    if "given" not in data and not data.keys() >= FORMER_SECTIONS:
+        data = present_layout(data)
+        problems = [*problems, *apply_overrides(data, overrides, source)]
+        return check(data, source, problems)
+    data = recorded(data)
+    given, resolved = data["given"], {key: data[key] for key in data if key != "given"}
+    if not isinstance(given, dict):
+        raise ConfigError([f"{source.of(('given',))}: given must be a section"])
+    if any(resolves_anew(override, resolved) for override in overrides):
+        return check(given, source, [*problems, *apply_overrides(given, overrides, source)])
+    problems = [*problems, *apply_overrides(resolved, overrides, source)]
+    apply_overrides(given, overrides, Source("given"))
+    return check(resolved | {"given": given}, source, problems)
+
+
+def resolves_anew(override: str, data: dict[str, Any]) -> bool:
+    """Whether an override changes the recipe, or what the recipe's settings depend on."""
+    dotted, _, text = override.partition("=")
+    key = tuple(dotted.strip().split("."))
+    if key not in (("recipe",), ("backbone",), ("data", "source")):
+        return False
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    *sections, last = key
+    for section in sections:
+        data = data.get(section, {})
+    return not is_same_choice(value, data.get(last))
+
+
+def is_same_choice(value: Any, present: Any) -> bool:
+    """Whether a value is the name of what is chosen already."""
+    try:
+        return bool(value == name_and_settings(present)[0])
+    except ValueError:
+        return False
 
 
 def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) -> Config:
@@ -100,31 +169,43 @@ def find_config(name: str) -> Path:
     raise ConfigError([f"no config {name} in {looked}{hint}; --list-configs shows them all"])
 
 
+class ConfigLoader(yaml.SafeLoader):
+    """A YAML loader that refuses aliases and deep nesting while it reads."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node of the document; raises ComposerError for what a config does not have."""
+        if self.check_event(yaml.AliasEvent):
+            raise self.refusal("aliases (*name) are not allowed in a config")
+        if self.depth == MAX_DEPTH:
+            raise self.refusal("nested too deeply for a config")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def refusal(self, problem: str) -> ComposerError:
+        """The error for something at this place in the document."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        return ComposerError(None, None, problem, event.start_mark)
+
+
 def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
     """Data and problems of a YAML text; notes in ``source`` where each key stands."""
     try:
-        depth = 0
-        for event in yaml.parse(text, yaml.SafeLoader):
-            place = (
-                f"{source.name}:{event.start_mark.line + 1}" if event.start_mark else source.name
-            )
-            if isinstance(event, yaml.AliasEvent):
-                return {}, [f"{place}: aliases (*name) are not allowed in a config"]
-            depth += isinstance(event, yaml.CollectionStartEvent)
-            depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:  # the YAML reader takes minutes over thousands of brackets
-                return {}, [f"{place}: nested too deeply for a config"]
-        root = yaml.compose(text, yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        loader = ConfigLoader(text)
+        root = loader.get_single_node()
+        data: Any = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark else ""
-        return {}, [f"{source.name}{line}: not valid YAML: {error.problem or error.context}"]
+        own = isinstance(error, ComposerError) and "config" in str(error.problem)
+        kind = "" if own else "not valid YAML: "
+        return {}, [f"{source.name}{line}: {kind}{error.problem or error.context}"]
     # KeyError and AttributeError: an explicit tag that the value does not suit, `!!bool maybe`
     except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
         return {}, [f"{source.name}: not valid YAML: {' '.join(str(error).split())}"]
-    except RecursionError:
-        return {}, [f"{source.name}: nested too deeply for a config"]
     if root is None:
         return {}, []
     if not isinstance(root, yaml.MappingNode):
@@ -138,31 +219,33 @@ def note_places(node: yaml.MappingNode, section: Key, source: Source) -> Iterato
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
-        key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
+        name = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else ""
         if key_node.tag != "tag:yaml.org,2002:str":
-            yield f"{source.name}:{line}: a key must be a plain word, got {key or 'a collection'}"
+            yield f"{source.name}:{line}: a key must be a plain word, got {name or 'a collection'}"
             continue
-        if key in seen:
-            dotted = ".".join((*section, key))
-            yield f"{source.name}:{line}: {dotted} is given twice, first in line {seen[key]}"
-        seen[key] = line
-        source.places[(*section, key)] = f"{source.name}:{line}"
+        key = (*section, name)
+        if name in seen:
+            yield (
+                f"{source.name}:{line}: {'.'.join(key)} is given twice, first in line {seen[name]}"
+            )
+        seen[name] = line
+        source.note(key, f"{source.name}:{line}", ".".join(key))
         if isinstance(value_node, yaml.MappingNode):
-            yield from note_places(value_node, (*section, key), source)
+            yield from note_places(value_node, key, source)
 
 
 def apply_overrides(data: dict[str, Any], overrides: Sequence[str], source: Source) -> list[str]:
-    """Put overrides into the data; returns problems."""
+    """Put overrides into the data, in place; returns problems."""
     # Those without a section first: they decide what the sections mean.
     ordered = sorted(overrides, key=lambda text: "." in text.partition("=")[0])
     return [problem for each in ordered for problem in apply_override(data, each, source)]
 
 
 def apply_override(data: dict[str, Any], override: str, source: Source) -> list[str]:
-    """Put ``section.key=value`` into the data; returns problems."""
+    """Put ``section.key=value`` into the data, in place; returns problems."""
     dotted, equals, text = override.partition("=")
-    key = tuple(dotted.strip().split("."))
-    if not equals or not all(key):
+    written = tuple(dotted.strip().split("."))
+    if not equals or not all(written):
         return [f"--set {override}: write it as section.key=value, for example train.epochs=5"]
     try:
         value = yaml.safe_load(text)
@@ -170,37 +253,49 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
         return [f"--set {override}: {text!r} is not a value YAML can read"]
     if isinstance(value, str) and is_number(value):
         value = float(value)  # on a command line 1e-4 means the number
-    drop_what_it_replaces(data, key, value, source)
-    section = data
+    key = present_key(written, data)
+    if key is None:
+        return []  # of a backbone that is not the chosen one
+    section, place = data, f"--set {override}"
     for depth, name in enumerate(key[:-1], start=1):
         if not isinstance(section.get(name), dict):
-            section[name] = {}
-            source.places[key[:depth]] = f"--set {override}"
+            chosen = section.get(name)
+            if key[:depth] in REGISTRIES and isinstance(chosen, str):
+                section[name] = {chosen: {}}  # a name alone: make room for settings
+            else:
+                section[name] = {}
+                source.note(key[:depth], place, ".".join(key[:depth]))
         section = section[name]
+        if key[:depth] in REGISTRIES and key[depth] not in section:
+            other = ", ".join(section)
+            what = ".".join(key[:depth])
+            return [f"{place}: {what} is {other}, so {'.'.join(written)} has no meaning"]
+    if key in REGISTRIES and is_same_choice(value, section.get(key[-1])):
+        return []
+    if key in (("train", "epochs"), ("train", "steps")) and value is not None:
+        (other,) = set(DURATIONS) - {key[1]}
+        if not source.of(("train", other)).startswith("--set"):
+            section.pop(other, None)  # one duration takes the place of the other
     section[key[-1]] = value
-    source.places[key] = f"--set {override}"
+    source.note(key, place, dotted.strip())
     return []
 
 
-RECIPE_SECTIONS = {"train": TrainSettings.model_fields, "model": ModelSettings.model_fields}
-"""The sections that a recipe has settings for, and their fields."""
+def present_key(key: Key, data: dict[str, Any]) -> Key | None:
+    """A key of an override in the present layout; None for one that changes nothing.
 
-
-def drop_what_it_replaces(data: dict[str, Any], key: Key, value: Any, source: Source) -> None:
-    """Remove what the file says and an override of ``key`` makes meaningless."""
-    changed = len(key) == 1 and value != data.get(key[0], getattr(DEFAULTS, key[0], None))
-    if changed and key == ("distortion",):
-        data.pop("distort", None)  # the parameters of another distortion
-    if changed and value is not None and key in (("recipe",), ("backbone",)):
-        for name, fields in RECIPE_SECTIONS.items():
-            section = data.get(name)
-            if isinstance(section, dict) and fields.keys() <= section.keys():
-                del data[name]  # a run's config.yaml: every key stands there, set by another recipe
-    train = data.get("train")
-    if key in (("train", "epochs"), ("train", "steps")) and value is not None:
-        other = "steps" if key[1] == "epochs" else "epochs"
-        if isinstance(train, dict) and not source.of(("train", other)).startswith("--set"):
-            train.pop(other, None)  # one duration takes the place of the other
+    `distort.KEY` stands for a setting of the chosen distortion, and `model.KEY` for one of the
+    chosen backbone where the key is a backbone's: the former layout, still the shorter one.
+    """
+    if len(key) != 2:
+        return key
+    if key[0] == "distort":
+        return ("distortion", str(chosen_in(data, "distortion")[0]), key[1])
+    if key[0] == "model" and former_backbone_keys({key[1]: None}):
+        name = str(chosen_in(data, "backbone")[0])
+        known = BACKBONES[name].model_fields if name in BACKBONES else {}
+        return ("backbone", name, key[1]) if key[1] in known else None
+    return key
 
 
 def line_number(problem: str) -> float:
@@ -212,29 +307,35 @@ def line_number(problem: str) -> float:
 def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str:
     """One validation error in the user's words: where, which key, what is there, what may be."""
     location = tuple(str(part) for part in details["loc"] if not isinstance(part, int))
-    place, key = source.of(location), ".".join(location)
+    location = source.as_written(location)
+    place, key = source.of(location), source.written.get(location, ".".join(location))
     got, context = details["input"], details.get("ctx", {})
     match details["type"]:
         case "extra_forbidden":
-            known = known_keys(location[:-1], data.get("distortion", DEFAULTS.distortion))
-            fields = {f: f"{name}.{f}" for name in SECTIONS for f in SECTIONS[name].model_fields}
-            sectioned = fields.get(key)
-            hint = f" (did you mean {sectioned}?)" if sectioned else nearest(location[-1], known)
-            hint = hint or f"; known here: {', '.join(known)}"
+            known = known_keys(location[:-1], data)
+            sectioned = {field: f"{section}.{field}" for section, field in fields_of_sections()}
+            elsewhere = sectioned.get(key)
+            hint = f" (did you mean {elsewhere}?)" if elsewhere else nearest(location[-1], known)
+            hint = hint or f"; known here: {', '.join(known) or 'nothing'}"
             return f"{place}: unknown key {key}{hint}"
         case "literal_error":
             expected = context["expected"]
             choices = expected if isinstance(expected, str) else ", ".join(expected)
+            if isinstance(got, dict) and len(got) == 1:
+                (got,) = got
             hint = nearest(str(got), choices.replace("'", "").replace(" or ", ", ").split(", "))
             return f"{place}: {key} is {got!r}; it can be {choices}{hint}"
         case kind if kind in BOUNDS:
             bound = next(iter(context.values()))
             shown = bound if isinstance(bound, int) else f"{bound:g}"
             return f"{place}: {key} is {got!r}; it must be {BOUNDS[kind]} {shown}"
+        case "missing" if isinstance(details["loc"][-1], str):
+            return f"{place}: {key} is missing; it has no default"
         case "missing" | "too_long":  # the only list of a fixed length
             return f"{place}: {key} must be a list of 2, such as [64, 64]"
-        case "st_output_px":
-            return f"{source.of(('model', 'st_output_px'))}: {details['msg']}"
+        case "sizes":
+            named = tuple(details["msg"].split()[0].split("."))
+            return f"{source.of(named)}: {details['msg']}"
         case kind if kind in WANTED:
             hint = ""
             if isinstance(got, str) and is_number(got) and kind in ("int_type", "float_type"):
@@ -260,6 +361,7 @@ WANTED = {
     "float_type": "a number",
     "finite_number": "a finite number",
     "string_type": "text",
+    "string_too_short": "a text that is not empty",
     "bool_type": "true or false",
     "model_type": "a section of `key: value` lines",
     "model_attributes_type": "a section of `key: value` lines",
@@ -268,14 +370,32 @@ WANTED = {
 """What a value must be, by the type of pydantic's error."""
 
 
-def known_keys(section: Key, distortion: str) -> list[str]:
-    """The keys of a section of the config; those of `distort` depend on the distortion."""
-    if section == ("distort",):
-        return list(DISTORTIONS[distortion].model_fields)
-    settings: Settings = DEFAULTS
+def fields_of_sections() -> list[Key]:
+    """The keys of all sections: (section, key)."""
+    sections = {name: getattr(DEFAULTS, name) for name in Config.model_fields}
+    return [
+        (name, field)
+        for name, section in sections.items()
+        if isinstance(section, BaseModel) and (name,) not in REGISTRIES
+        for field in type(section).model_fields
+    ]
+
+
+def known_keys(section: Key, data: dict[str, Any]) -> list[str]:
+    """The keys of a section of the config; those of a choice depend on what is chosen."""
+    if section[:1] in (("distort",), ("model",)) and len(section) == 1:
+        chosen = "distortion" if section == ("distort",) else "backbone"
+        name, _ = chosen_in(present_layout(data), chosen)
+        kind = REGISTRIES[chosen,].get(name)
+        own = list(kind.model_fields) if kind else []
+        return own if section == ("distort",) else [*type(DEFAULTS.model).model_fields, *own]
+    registry = REGISTRIES.get(section[:-1])
+    if registry is not None:
+        return list(registry[section[-1]].model_fields)
+    settings: BaseModel = DEFAULTS
     for name in section:
         settings = getattr(settings, name)
-    return list(type(settings).model_fields)
+    return [name for name in type(settings).model_fields if name != "given"]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
-"""How often a model is wrong, on fixed draws of the test distortion, with its uncertainty.
+"""How well a network does on fixed draws of the test images, with its uncertainty.
 
-Legend: N digits, D draws.
+Legend: N images, D draws, K classes.
 """
 
 import math
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stn_train.data import DistortedDigits, test_set
-from stn_train.digits import CLASSES, Digits
-from stn_train.distortions import Distortion
+from stn_train.data.images import Images
+from stn_train.tasks import Measure, Task
+from stn_train.tasks.examples import Examples, test_examples
 
 BATCH = 500
 """Images at once: they and their activations stay in the processor's cache. A constant, since
@@ -21,44 +21,47 @@ the last bit of a logit can depend on it and the number reported must not."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A model's errors on test digits."""
+    """What a network scored on test images. By the task's measure: an error, or a share right."""
 
-    digits: int
+    measure: Measure
+    count: int
+    """Test images."""
     draws_percent: list[float]
-    """The error on each fixed draw, in %."""
+    """The score on each fixed draw, in %."""
     interval_95_percent: tuple[float, float]
-    """Wilson's interval for the error rate behind the first draw, in %."""
+    """Wilson's interval for the rate behind the first draw, in %."""
     draws_mean_interval_95_percent: tuple[float, float]
-    """The interval for the mean over draws, in %; the draws share their digits, and it counts each
-    digit once."""
-    confusion: list[list[int]]
-    """First draw: how often the digit of the row was taken for the digit of the column."""
+    """The interval for the mean over draws, in %; the draws share their images, and it counts each
+    image once."""
+    confusion: list[list[int]] | None
+    """First draw: how often the class of the row was taken for the class of the column; None where
+    the task has no classes."""
     test_sha256: str
-    """Identifies the test digits and their first draw."""
+    """Identifies the test images and their first draw."""
     draws_sha256: list[str]
     """The same for each draw."""
     mistakes: dict[int, int]
-    """Which test digits were taken for another, and on how many of the draws."""
+    """Which test images were answered wrongly, and on how many of the draws."""
 
     @property
-    def test_error_percent(self) -> float:
-        """The error on the first draw, in %: the headline."""
+    def test_percent(self) -> float:
+        """The score on the first draw, in %: the headline."""
         return self.draws_percent[0]
 
     @property
     def draws_mean_percent(self) -> float:
-        """The mean error over the draws, in %."""
+        """The mean score over the draws, in %."""
         return sum(self.draws_percent) / len(self.draws_percent)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as `result.json` and ``stn-eval --json`` show them."""
         return {
-            "test_error_percent": self.test_error_percent,
+            f"test_{self.measure.key}": self.test_percent,
             "interval_95_percent": list(self.interval_95_percent),
             "draws_mean_percent": self.draws_mean_percent,
             "draws_mean_interval_95_percent": list(self.draws_mean_interval_95_percent),
             "draws_percent": self.draws_percent,
-            "test_digits": self.digits,
+            "test_digits": self.count,
             "test_sha256": self.test_sha256,
             "draws_sha256": self.draws_sha256,
             "confusion": self.confusion,
@@ -67,57 +70,73 @@ class Evaluation:
         }
 
 
-def evaluate(model: nn.Module, test: Digits, distortion: Distortion, draws: int) -> Evaluation:
-    """Measure a model on the first ``draws`` fixed draws; model and digits on one device."""
-    wrong, hashes = [], []
+def evaluate(network: nn.Module, task: Task, test: Images, draws: int) -> Evaluation:
+    """Measure a network on the first ``draws`` fixed draws; network and images on one device."""
+    scored, hashes, confusion = [], [], None
     for draw in range(draws):
-        distorted = test_set(test, distortion, draw)
-        predicted = predict(model, distorted).argmax(1)  # (N,)
-        wrong.append(predicted != test.labels)
-        hashes.append(distorted.sha256())
-        if draw == 0:
-            confusion = confusion_of(test.labels, predicted)
-    errors = torch.stack(wrong).cpu().double()  # (D, N); MPS has no float64
-    times = errors.sum(0).int()  # (N,)
+        examples = test_examples(task, test, draw)
+        answers, targets = answer(network, examples)
+        scored.append(task.score(answers, targets))
+        hashes.append(examples.sha256())
+        if draw == 0 and task.classes(test.format):
+            confusion = confusion_of(targets, answers, len(task.classes(test.format))).tolist()
+    scores = torch.stack(scored).cpu().double()  # (D, N); MPS has no float64
+    right = 0.0 if task.measure.lower_is_better else 1.0
+    times = (scores != right).sum(0)  # (N,)
     mistaken = times.nonzero().flatten()
     return Evaluation(
-        digits=len(test),
-        draws_percent=[percent(draw) for draw in errors],
-        interval_95_percent=wilson_interval(int(errors[0].sum()), len(test)),
-        draws_mean_interval_95_percent=mean_interval(errors.mean(0)),
-        confusion=confusion.tolist(),
+        measure=task.measure,
+        count=len(test),
+        draws_percent=[percent(draw) for draw in scores],
+        interval_95_percent=wilson_interval(float(scores[0].sum()), len(test)),
+        draws_mean_interval_95_percent=mean_interval(scores.mean(0)),
+        confusion=confusion,
         test_sha256=hashes[0],
         draws_sha256=hashes,
         mistakes=dict(zip(mistaken.tolist(), times[mistaken].tolist(), strict=True)),
     )
 
 
-def confusion_of(labels: Tensor, predictions: Tensor) -> Tensor:
-    """How often each class (the row) was taken for each (the column): (10, 10)."""
-    pairs = labels * CLASSES + predictions  # (N,)
-    return torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
+def confusion_of(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
+    """How often each class (the row) was taken for each (the column): (K, K)."""
+    pairs = labels * classes + predictions  # (N,)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, distorted: DistortedDigits) -> Tensor:
-    """Logits (N, 10) of distorted digits, on their device."""
-    model.eval()
-    parts = [slice(start, start + BATCH) for start in range(0, len(distorted), BATCH)]
-    return torch.cat([model(distorted.batch(part)[0]) for part in parts])
+def predict(network: nn.Module, examples: Examples) -> Tensor:
+    """A network's outputs (N, ...) for examples, on their device."""
+    network.eval()
+    parts = [slice(start, start + BATCH) for start in range(0, len(examples), BATCH)]
+    return torch.cat([network(examples.batch(part).inputs) for part in parts])
 
 
-def error_percent(model: nn.Module, distorted: DistortedDigits) -> float:
-    """Share of wrong predictions, in %."""
-    return percent(predict(model, distorted).argmax(1) != distorted.digits.labels)
+@torch.inference_mode()
+def answer(network: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+    """A network's answers (N, ...) to examples, and what is right (N, ...)."""
+    network.eval()
+    answers, targets = [], []
+    for start in range(0, len(examples), BATCH):
+        batch = examples.batch(slice(start, start + BATCH))
+        answers.append(examples.task.answers(network(batch.inputs)))
+        targets.append(batch.targets)
+    return torch.cat(answers), torch.cat(targets)
 
 
-def percent(wrong: Tensor) -> float:
-    """Share of true among booleans (N,), in %; counted, then divided once."""
-    return 100 * int(wrong.sum()) / len(wrong)
+def score_percent(network: nn.Module, examples: Examples) -> float:
+    """The mean score of a network's answers to examples, in %."""
+    return percent(examples.task.score(*answer(network, examples)))
 
 
-def wilson_interval(wrong: int, count: int) -> tuple[float, float]:
-    """95 % interval of an error rate, in %, from a count of independent errors (Wilson 1927)."""
+def percent(scores: Tensor) -> float:
+    """The mean of scores (N,), in %; added up, then divided once."""
+    total = scores.sum()
+    exact = int(total) if total == total.round() else float(total)  # booleans are counted
+    return 100 * exact / len(scores)
+
+
+def wilson_interval(wrong: float, count: int) -> tuple[float, float]:
+    """95 % interval of a rate, in %, from a count of independent events (Wilson 1927)."""
     z = 1.959964
     share = wrong / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
@@ -126,7 +145,7 @@ def wilson_interval(wrong: int, count: int) -> tuple[float, float]:
 
 
 def mean_interval(rates: Tensor) -> tuple[float, float]:
-    """95 % interval, in %, of the mean of each digit's own error rate (N,), digits independent."""
+    """95 % interval, in %, of the mean of each image's own rate (N,), images independent."""
     mean = float(rates.mean())
     if rates.min() == rates.max() and mean in (0, 1):  # no spread to judge by
         return wilson_interval(round(mean) * len(rates), len(rates))

@@ -1,12 +1,14 @@
-"""Recipes: the settings a config starts from, one set for all cells of a backbone.
+"""Recipes: the settings a config starts from, one set for all experiments of a backbone.
 
-A config's own settings stand above its recipe, the recipe above the fields' defaults.
+A config's own settings take precedence over its recipe, and the recipe over the fields' defaults.
 """
 
 from typing import Any
 
+from stn_train.settings import name_and_settings
+
 Sections = dict[str, dict[str, Any]]
-"""Settings by section of the config."""
+"""Settings by section of the config; those under ``backbone`` are the backbone's own."""
 
 # Section 4.1 and A.4: "SGD, batch 256, base learning rate 0.01, 150k iterations, dropped every
 # 50k by 10, no weight decay, no dropout". Momentum is the one setting not stated.
@@ -26,8 +28,8 @@ PAPER = {
 
 # docs/recipe.md has the validation errors that these were chosen by.
 DEFAULT_FCN: Sections = {
+    "backbone": {"localisation_hidden": 160},
     "model": {
-        "localisation_hidden": 160,
         "localisation_pool": 2,
         "st_iterations": 3,
         "st_output_px": 28,
@@ -43,12 +45,12 @@ DEFAULT_FCN: Sections = {
 }
 
 DEFAULT_CNN: Sections = {
-    "model": {
+    "backbone": {
         "filters": [48, 128],
         "localisation_filters": 32,
         "localisation_features": 64,
-        "st_iterations": 2,
     },
+    "model": {"st_iterations": 2},
     "train": {
         "epochs": 32,
         "optimizer": "muon",
@@ -68,18 +70,27 @@ RECIPES: dict[str, dict[str, Sections]] = {
 }
 """recipe -> backbone -> section -> settings. The fields' own defaults are the paper's networks."""
 
+DURATIONS = ("epochs", "steps")
+"""Two ways to say how long to train: one takes the place of the other."""
+
 
 def with_recipe(data: dict[str, Any]) -> dict[str, Any]:
-    """Config data with its recipe's settings filled in where it has none of its own."""
-    recipe = RECIPES.get(str(data.get("recipe", "default")), {})
-    sections = recipe.get(str(data.get("backbone", "CNN")), {})
+    """Config data with its recipe's settings filled in where it has none of its own.
+
+    What is not as a config should be is left as it is: the config's check says so.
+    """
+    try:
+        backbone, own_backbone = name_and_settings(data.get("backbone", "CNN"))
+    except ValueError:
+        return data
+    sections = RECIPES.get(str(data.get("recipe", "default")), {}).get(str(backbone), {})
     filled = dict(data)
     for name, settings in sections.items():
-        own = data.get(name, {})
+        own = own_backbone if name == "backbone" else data.get(name, {})
         if not isinstance(own, dict):
-            continue  # not a section at all: the config's check says so
-        durations = ("epochs", "steps")
-        if any(own.get(key) is not None for key in durations):  # one takes the other's place
-            settings = {key: settings[key] for key in settings if key not in durations}
-        filled[name] = {**settings, **own}
+            continue
+        if any(own.get(key) is not None for key in DURATIONS):
+            settings = {key: settings[key] for key in settings if key not in DURATIONS}
+        merged = {**settings, **own}
+        filled[name] = {backbone: merged} if name == "backbone" else merged
     return filled

@@ -1,9 +1,8 @@
-"""Fixtures shared by the tests of whole runs: tiny digits, a tiny model, one finished run."""
+"""Fixtures shared by the tests of whole runs: a tiny config, its images, one finished run."""
 
 import functools
 import importlib
 import sys
-import urllib.error
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,27 +10,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from stn_train import cli_model, cli_train, data, mnist
-from stn_train.cli_table import run_table
+from stn_train.cli import model as cli_model
+from stn_train.cli import table as cli_table
+from stn_train.cli import train as cli_train
 from stn_train.config import Config
 from stn_train.config_file import Source, check
-from stn_train.data import Splits, load_splits
-from stn_train.run_directory import RunDirectory
-from stn_train.trainer import TrainResult, train
+from stn_train.data import mnist
+from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
+from stn_train.runs.directory import RunDirectory
+from stn_train.trainer.loop import TrainResult, train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 
 TINY: dict[str, Any] = {
     "distortion": "R",
-    "backbone": "FCN",
-    "data": {
-        "source": "embedded",
-        "training_digits": 600,
-        "validation": 100,
-        "test_digits": 200,
-    },
-    "model": {"hidden": 32, "localisation_hidden": 8},
+    "backbone": {"FCN": {"hidden": 32, "localisation_hidden": 8}},
+    "data": {"training_digits": 600, "validation": 100, "test_digits": 200},
     "train": {"epochs": 2, "batch_size": 50, "learning_rate": 0.01, "log_every": 5},
     "evaluate": {"draws": 2},
 }
@@ -41,7 +36,9 @@ TINY: dict[str, Any] = {
 def tiny_config(**changes: Any) -> Config:
     """TINY with some settings changed; a section is merged, not replaced."""
     merged = {
-        key: {**TINY.get(key, {}), **value} if isinstance(value, dict) else value
+        key: {**TINY[key], **value}
+        if isinstance(value, dict) and key in ("data", "train", "evaluate")
+        else value
         for key, value in changes.items()
     }
     return check({**TINY, **merged}, Source("tiny"))
@@ -54,11 +51,10 @@ def tiny():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _font_digits_are_rendered_once():
-    """Every command renders 10,000 digits; whether they are right, test_font_digits tells."""
+def _mnist_is_unpacked_once():
+    """Every command unpacks 55 MB; tests/data/test_mnist.py tells whether they are right."""
     with pytest.MonkeyPatch.context() as patch:
-        rendered_once = functools.cache(data.render_font_digits)
-        patch.setattr(data, "render_font_digits", rendered_once)
+        patch.setattr(mnist, "read_idx", functools.cache(mnist.read_idx))
         yield
 
 
@@ -66,6 +62,12 @@ def _font_digits_are_rendered_once():
 def splits() -> Splits:
     """500 training, 100 validation and 200 test digits."""
     return load_splits(tiny_config().data)
+
+
+@pytest.fixture(scope="session")
+def all_mnist():
+    """MNIST's training and test digits."""
+    return mnist.load_mnist()
 
 
 class Finished(NamedTuple):
@@ -107,7 +109,7 @@ COMMANDS = {
     "stn-eval": cli_model.run_eval,
     "stn-visualize": cli_model.run_visualize,
     "stn-export": cli_model.run_export,
-    "stn-table": run_table,
+    "stn-table": cli_table.run_table,
 }
 
 
@@ -126,26 +128,11 @@ def command():
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path) -> Path:
-    """An empty working directory on a machine without MNIST and without network."""
-
-    def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("no network")
-
+    """An empty working directory, with an empty cache of data sets."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(mnist.ENVIRONMENT_VARIABLE, raising=False)
-    monkeypatch.setattr(mnist, "fetch", unreachable)
+    monkeypatch.delenv(DATA_DIR_VARIABLE, raising=False)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def real_mnist():
-    """MNIST's training and test digits, if they are on this machine."""
-    if mnist.find_raw() is None:
-        pytest.skip(
-            f"MNIST is not on this machine: name its folder in {mnist.ENVIRONMENT_VARIABLE}"
-        )
-    return mnist.load_mnist()
 
 
 def of_cell(cell, seed):

@@ -1,0 +1,58 @@
+"""Images: what every experiment starts from, held in memory as bytes.
+
+Legend: N images, C channels, H height, W width.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Shape = tuple[int, int, int]
+"""Channels, height and width of an image."""
+
+
+class ImageFormat(NamedTuple):
+    """What the images of a set are like: all that a network needs to know of them."""
+
+    shape: Shape
+    """(C, H, W)."""
+    classes: tuple[str, ...]
+    """The names of the classes, in the order of the labels."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images."""
+
+    pixels: Tensor
+    """uint8 (N, C, H, W), 0 is background."""
+    labels: Tensor
+    """int64 (N,), the class of each."""
+    classes: tuple[str, ...]
+    """The names of the classes, in the order of the labels."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, part: slice | Tensor) -> "Images":
+        return Images(self.pixels[part], self.labels[part], self.classes)
+
+    @property
+    def format(self) -> ImageFormat:
+        """Shape and classes."""
+        _, channels, height, width = self.pixels.shape
+        return ImageFormat((channels, height, width), self.classes)
+
+    def to(self, device: torch.device) -> "Images":
+        """The images on a device."""
+        return Images(self.pixels.to(device), self.labels.to(device), self.classes)
+
+    def sha256(self) -> str:
+        """SHA-256 of the pixels' bytes followed by the labels', one byte each up to 256 classes."""
+        labels = self.labels.byte() if len(self.classes) <= 256 else self.labels
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes())
+        digest.update(labels.cpu().numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,84 @@
+"""MNIST, which ships with the program: four compressed files, believed only when checked."""
+
+import hashlib
+import lzma
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stn_train.data.images import Images
+from stn_train.errors import DataError
+
+FOLDER = Path(__file__).parent / "mnist_files"
+
+CLASSES = tuple("0123456789")
+
+
+class IdxFile(NamedTuple):
+    """One of MNIST's files: http://yann.lecun.com/exdb/mnist/ describes the format."""
+
+    name: str
+    shape: tuple[int, ...]
+    sha256: str
+    """Of the uncompressed file."""
+
+    @property
+    def header_bytes(self) -> int:
+        """The magic number and the dimensions, four bytes each."""
+        return 4 * (1 + len(self.shape))
+
+    @property
+    def total_bytes(self) -> int:
+        """Length of the uncompressed file."""
+        return self.header_bytes + torch.Size(self.shape).numel()
+
+
+TRAINING_IMAGES = IdxFile(
+    "train-images-idx3-ubyte",
+    (60000, 28, 28),
+    "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+)
+TRAINING_LABELS = IdxFile(
+    "train-labels-idx1-ubyte",
+    (60000,),
+    "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+)
+TEST_IMAGES = IdxFile(
+    "t10k-images-idx3-ubyte",
+    (10000, 28, 28),
+    "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+)
+TEST_LABELS = IdxFile(
+    "t10k-labels-idx1-ubyte",
+    (10000,),
+    "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+)
+
+
+def load_mnist() -> tuple[Images, Images]:
+    """The 60,000 training and the 10,000 test digits, pixels (N, 1, 28, 28).
+
+    Raises DataError where a file is missing or a single bit of it is wrong.
+    """
+    return (
+        Images(read_idx(TRAINING_IMAGES)[:, None], read_idx(TRAINING_LABELS).long(), CLASSES),
+        Images(read_idx(TEST_IMAGES)[:, None], read_idx(TEST_LABELS).long(), CLASSES),
+    )
+
+
+def read_idx(file: IdxFile) -> Tensor:
+    """The content of one file, uint8 in its shape; raises DataError if it is damaged."""
+    path = FOLDER / f"{file.name}.xz"
+    try:
+        # A limit of one byte more than wanted: a damaged file does not fill the memory.
+        content = lzma.LZMADecompressor().decompress(path.read_bytes(), file.total_bytes + 1)
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"{path} cannot be read: {error}; install stn_train again") from None
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != file.sha256:
+        told = f"SHA-256 {digest} instead of {file.sha256}"
+        raise DataError(f"{path} is damaged: {told}; install stn_train again")
+    values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header_bytes)
+    return values.view(file.shape)

@@ -1,0 +1,344 @@
+"""Sources of images, and how a run divides them into training, validation and test images.
+
+To add one: write a `Source` and name it in SOURCES. Its fields become config keys.
+
+Legend: N images, C channels, H height, W width.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+from torch import Tensor
+from typing_extensions import override
+
+from stn_train.data.distortions import DIGIT_PX
+from stn_train.data.images import Images
+from stn_train.data.mnist import load_mnist
+from stn_train.errors import ConfigError, DataError
+from stn_train.settings import Settings, chosen
+
+DATA_DIR_VARIABLE = "STN_DATA_DIR"
+
+Labelled = tuple[Images, Images]
+"""Training and test images."""
+
+
+class Source(Settings, ABC):
+    """Where images come from."""
+
+    @property
+    @abstractmethod
+    def side_px(self) -> int:
+        """Height and width of the images, known before they are loaded."""
+
+    @abstractmethod
+    def load(self, data_dir: Path) -> Labelled:
+        """Training and test images.
+
+        data_dir: where data sets are kept that do not ship with the program.
+        Raises DataError where they are missing or damaged.
+        """
+
+    @abstractmethod
+    def origin(self, data_dir: Path) -> str:
+        """Where the images come from, in words."""
+
+
+class Mnist(Source):
+    """mnist: 70,000 handwritten digits, 28 x 28 px, grey, which ship with the program."""
+
+    @property
+    @override
+    def side_px(self) -> int:
+        return DIGIT_PX
+
+    @override
+    def load(self, data_dir: Path) -> Labelled:
+        return load_mnist()
+
+    @override
+    def origin(self, data_dir: Path) -> str:
+        return "MNIST, as it ships with the program"
+
+
+class TorchvisionSource(Source):
+    """A data set of MNIST's format, 28 x 28 px and grey, that torchvision downloads and checks."""
+
+    dataset: ClassVar[str]
+    """The name of its class in torchvision.datasets."""
+
+    @property
+    @override
+    def side_px(self) -> int:
+        return DIGIT_PX
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The arguments that make torchvision load the training and the test part."""
+        return {"train": True}, {"train": False}
+
+    def images_of(self, loaded: Any) -> Images:
+        """What torchvision has loaded as images."""
+        classes = tuple(name.split(" - ")[-1] for name in loaded.classes)
+        return Images(loaded.data[:, None].contiguous(), loaded.targets.long(), classes)
+
+    @override
+    def load(self, data_dir: Path) -> Labelled:
+        from torchvision import datasets
+
+        open_part = getattr(datasets, self.dataset)
+        try:
+            training, test = (
+                self.images_of(quietly(open_part, str(data_dir), download=True, **part))
+                for part in self.parts()
+            )
+        except (OSError, RuntimeError, ValueError, EOFError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(
+                f"{self.dataset} could not be loaded from {data_dir}, nor downloaded to it: "
+                f"{reason}\n  To get it elsewhere: put the files that torchvision downloads into "
+                f"{data_dir / self.dataset / 'raw'},\n  or name a folder that has them with "
+                f"--data-dir or {DATA_DIR_VARIABLE}."
+            ) from None
+        return training, test
+
+    @override
+    def origin(self, data_dir: Path) -> str:
+        return f"{self.dataset} in {data_dir}"
+
+
+class FashionMnist(TorchvisionSource):
+    """fashion_mnist: 70,000 pieces of clothing in 10 classes (Xiao et al. 2017)."""
+
+    dataset = "FashionMNIST"
+
+
+class KMnist(TorchvisionSource):
+    """kmnist: 70,000 cursive Japanese characters in 10 classes (Clanuwat et al. 2018)."""
+
+    dataset = "KMNIST"
+
+
+class EMnist(TorchvisionSource):
+    """emnist: handwritten letters and digits (Cohen et al. 2017)."""
+
+    dataset = "EMNIST"
+
+    split: Literal["balanced", "letters", "digits", "byclass", "bymerge", "mnist"] = "balanced"
+    """Which of its six divisions into classes."""
+
+    @override
+    def parts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"split": self.split, "train": True}, {"split": self.split, "train": False}
+
+    @override
+    def images_of(self, loaded: Any) -> Images:
+        names, labels = list(loaded.classes), loaded.targets.long()
+        if names[0] == "N/A":  # letters are numbered from 1 on
+            names, labels = names[1:], labels - 1
+        # The files hold the images with rows and columns exchanged.
+        return Images(loaded.data.mT[:, None].contiguous(), labels, tuple(names))
+
+
+class QMnist(TorchvisionSource):
+    """qmnist: MNIST's training digits and 60,000 test digits (Yadav and Bottou 2019)."""
+
+    dataset = "QMNIST"
+
+    @override
+    def images_of(self, loaded: Any) -> Images:
+        labels = loaded.targets
+        labels = labels[:, 0] if labels.ndim == 2 else labels  # beside the class: who wrote it
+        classes = tuple(name.split(" - ")[0] for name in loaded.classes)
+        return Images(loaded.data[:, None].contiguous(), labels.long(), classes)
+
+
+class Folder(Source):
+    """folder: pictures in a folder for each class, resized.
+
+    The folder holds ``train`` and ``test``, each with a folder for each class; or the folders of
+    the classes themselves, of whose pictures a share is kept for the test.
+    """
+
+    path: Annotated[str, Field(min_length=1)]
+    """The folder."""
+    size: Annotated[int, Field(ge=8, le=1024)] = 32
+    """Height and width in pixels: the shorter side is resized to it, the middle is cut out."""
+    colour: bool = False
+    """Three channels (red, green, blue) instead of one (grey)."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Which share of each class is kept for the test where there is no folder ``test``. The choice
+    depends on the names of the files alone."""
+
+    @property
+    @override
+    def side_px(self) -> int:
+        return self.size
+
+    @override
+    def load(self, data_dir: Path) -> Labelled:
+        root = Path(self.path).expanduser()
+        parts = [root / "train", root / "test"]
+        if all(part.is_dir() for part in parts):
+            (training, names), (test, test_names) = map(self.read, parts)
+            if names != test_names:
+                odd = ", ".join(sorted(set(names) ^ set(test_names)))
+                raise DataError(f"{root}: train and test do not have the same classes: {odd}")
+            return images_from(training, names), images_from(test, names)
+        found, names = self.read(root)
+        tests = kept_for_test([path for path, *_ in found], self.test_share)
+        test = [each for each in found if each[0] in tests]
+        training = [each for each in found if each[0] not in tests]
+        if not training or not test:
+            raise DataError(f"{root}: too few pictures to keep some for the test")
+        return images_from(training, names), images_from(test, names)
+
+    def read(self, root: Path) -> "tuple[list[Picture], tuple[str, ...]]":
+        """The pictures under a folder, and the names of its classes."""
+        from torchvision.datasets import ImageFolder
+
+        try:
+            listed = ImageFolder(str(root))
+        except (OSError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{root} is no folder of class folders: {reason}") from None
+        pictures = [(Path(path), self.pixels(Path(path)), label) for path, label in listed.samples]
+        return pictures, tuple(listed.classes)
+
+    def pixels(self, path: Path) -> Tensor:
+        """A picture, uint8 (C, size, size)."""
+        from PIL import Image, ImageOps
+
+        try:
+            with Image.open(path) as picture:
+                upright = ImageOps.exif_transpose(picture).convert("RGB" if self.colour else "L")
+                square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be read: {error}") from None
+        values = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
+        return values.view(self.size, self.size, -1).permute(2, 0, 1)  # (C, H, W)
+
+    @override
+    def origin(self, data_dir: Path) -> str:
+        return f"pictures in {Path(self.path).expanduser().absolute()}"
+
+
+Picture = tuple[Path, Tensor, int]
+"""Where it lies, its pixels (C, H, W) and its label."""
+
+
+def images_from(pictures: Sequence[Picture], classes: tuple[str, ...]) -> Images:
+    """Pictures in memory."""
+    _, pixels, labels = zip(*pictures, strict=True)
+    return Images(torch.stack(pixels).contiguous(), torch.tensor(labels), classes)
+
+
+def kept_for_test(paths: Sequence[Path], share: float) -> set[Path]:
+    """A share of the files of each folder, those whose names hash lowest; one at least."""
+    kept: set[Path] = set()
+    for folder in {path.parent for path in paths}:
+        files = [path for path in paths if path.parent == folder]
+        files.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
+        kept |= set(files[: max(1, round(share * len(files)))])
+    return kept
+
+
+def quietly(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """The result of a call that prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return call(*arguments, **options)
+
+
+SOURCES: dict[str, type[Source]] = {
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "kmnist": KMnist,
+    "emnist": EMnist,
+    "qmnist": QMnist,
+    "folder": Folder,
+}
+"""What `data.source` in a config can be."""
+
+
+def refuse_embedded(value: Any) -> Any:
+    """Say what became of the font digits of earlier versions."""
+    if value == "embedded":
+        raise PydanticCustomError(
+            "removed",
+            "embedded, digits rendered from fonts, is gone: MNIST ships with the program, so use "
+            "mnist, which needs no download either",
+        )
+    return value
+
+
+class DataSettings(Settings):
+    """Which images."""
+
+    source: Annotated[Source, *chosen(SOURCES), BeforeValidator(refuse_embedded)] = Mnist()
+    """Where they come from: a name, or `{name: {settings}}`."""
+    validation: Annotated[int, Field(ge=0)] = 0
+    """How many training images, from the end, are kept back for validation. Choose settings with
+    some kept back, 5,000 for example; then train on all."""
+    training_digits: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many training images, validation among them; null for all."""
+    test_digits: Annotated[int, Field(ge=1)] | None = None
+    """Use only the first so many test images; null for all."""
+
+
+class Splits(NamedTuple):
+    """The images of a run, by what they are for."""
+
+    training: Images
+    validation: Images
+    test: Images
+    origin: str
+    """Where they come from, in words."""
+
+    def to(self, device: torch.device) -> "Splits":
+        """The images on a device."""
+        return Splits(
+            self.training.to(device), self.validation.to(device), self.test.to(device), self.origin
+        )
+
+
+def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
+    """The images that the settings ask for.
+
+    data_dir: where data sets are kept that do not ship; None for `data_directory`.
+    Raises DataError where they are unavailable, ConfigError where there are fewer than asked
+    for, or validation takes them all.
+    """
+    folder = data_directory(data_dir)
+    training, test = settings.source.load(folder)
+    for key, images in (("training_digits", training), ("test_digits", test)):
+        wanted = getattr(settings, key)
+        if wanted is not None and wanted > len(images):
+            raise ConfigError(
+                [f"data.{key} is {wanted}; there are {len(images)}, and null takes all"]
+            )
+    training, test = training[: settings.training_digits], test[: settings.test_digits]
+    kept = len(training) - settings.validation
+    if kept < 1:
+        raise ConfigError(
+            [
+                f"data.validation is {settings.validation}, but there are only {len(training)} "
+                "training images: set it lower, or data.training_digits higher"
+            ]
+        )
+    origin = settings.source.origin(folder)
+    return Splits(training[:kept], training[kept:], test, origin)
+
+
+def data_directory(data_dir: Path | None = None) -> Path:
+    """Where data sets are kept: what the user names, $STN_DATA_DIR, the user's cache."""
+    named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(cache) / "stn_train"

@@ -1,0 +1,116 @@
+"""Maps of the plane by matrices: affine and projective, their composition and inverses.
+
+Legend: B batch, N points, D coordinates, K basis functions.
+
+Convention: as in `stn_train.geometry.plane`. Points are (N, 2), one set for all maps of the
+    batch, or (B, N, 2), each map its own.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stn_train.geometry.plane import OUTSIDE
+
+NEAREST_DEPTH = 1e-2
+"""Projective points with a denominator below this are behind the camera: they read as padding.
+
+The bound also caps the gradient of the division at 1 / NEAREST_DEPTH**2.
+"""
+
+
+def combine(weights: Tensor, basis: Tensor) -> Tensor:
+    """Weighted sums of basis functions; every map of the plane here is one.
+
+    weights (B, D, K), basis (N, K) at points shared by all maps, or (B, N, K) -> (B, D, N).
+    """
+    if basis.ndim == 3:
+        return torch.matmul(basis, weights.mT).mT  # (B, D, N)
+    # One matrix product for the whole batch is many times faster than one per map. It also
+    # leaves x and y in separate planes, the layout that `sample` reads fastest.
+    batch, dimensions, count = weights.shape
+    planes = torch.matmul(weights.reshape(-1, count), basis.T)  # (B*D, N)
+    return planes.view(batch, dimensions, len(basis))
+
+
+def homogeneous(points: Tensor) -> Tensor:
+    """Points (..., 2) with a third coordinate of 1: (..., 3)."""
+    return F.pad(points, (0, 1), value=1.0)
+
+
+def affine_map(matrices: Tensor, points: Tensor) -> Tensor:
+    """Map points (N, 2) or (B, N, 2) by matrices (B, 2, 3): equation 1. Returns (B, N, 2)."""
+    return combine(matrices, homogeneous(points)).mT
+
+
+def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
+    """Map points (N, 2) or (B, N, 2) by homographies (B, 3, 3). Returns (B, N, 2).
+
+    Points whose denominator is below NEAREST_DEPTH lie on or behind the horizon: they are
+    sent OUTSIDE, where the sampler reads padding, and their gradient is zero.
+    """
+    projected, depth = combine(matrices, homogeneous(points)).split([2, 1], dim=1)
+    visible = depth > NEAREST_DEPTH  # (B, 1, N)
+    # 1 / infinity is 0, and so is its gradient: where not visible, only OUTSIDE is left.
+    inverse = torch.where(visible, depth, torch.inf).reciprocal()
+    elsewhere = torch.where(visible, 0.0, OUTSIDE).to(depth.dtype)
+    return torch.addcmul(elsewhere, projected, inverse).mT
+
+
+def compose_matrices(first: Tensor, second: Tensor) -> Tensor:
+    """The map that carries a point by ``second``, then by ``first``.
+
+    Both (B, 2, 3), affine, or both (B, 3, 3); the result has the same shape.
+    """
+    if first.shape[1] == 3:
+        return first @ second
+    linear = first[:, :, :2] @ second  # (B, 2, 3)
+    return torch.cat([linear[:, :, :2], linear[:, :, 2:] + first[:, :, 2:]], 2)
+
+
+def square_to_quad(corners: Tensor) -> Tensor:
+    """Homographies that carry the corners of [-1, 1]^2 to ``corners``.
+
+    corners (B, 4, 2) in the order top left, top right, bottom right, bottom left ->
+    (B, 3, 3). In closed form (Heckbert 1989, "Fundamentals of Texture Mapping", 2.2.3),
+    scaled so that the denominator is positive inside the square. A quadrilateral with three
+    corners on a line has no homography and gives non-finite entries.
+    """
+    p0, p1, p2, p3 = corners.unbind(1)  # each (B, 2)
+    d1, d2, s = p1 - p2, p3 - p2, p0 - p1 + p2 - p3
+    area = cross(d1, d2)
+    g, h = cross(s, d2) / area, cross(d1, s) / area  # (B,)
+    # Columns of the map from the unit square: u -> p1 (1 + g) - p0, v -> p3 (1 + h) - p0.
+    u = torch.cat([p1 - p0 + g[:, None] * p1, g[:, None]], dim=1)  # (B, 3)
+    v = torch.cat([p3 - p0 + h[:, None] * p3, h[:, None]], dim=1)  # (B, 3)
+    origin = torch.cat([p0, torch.ones_like(g)[:, None]], dim=1)  # (B, 3)
+    # u = (x + 1) / 2 turns the unit square into [-1, 1]^2.
+    return torch.stack([u / 2, v / 2, origin + (u + v) / 2], dim=2)  # (B, 3, 3)
+
+
+def cross(a: Tensor, b: Tensor) -> Tensor:
+    """Signed area spanned by plane vectors a and b (..., 2) -> (...)."""
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def inverse_3x3(matrices: Tensor) -> Tensor:
+    """Inverses of (B, 3, 3) in closed form; unlike `torch.linalg.inv` it never waits for a GPU."""
+    a, b, c = matrices.unbind(2)  # the columns, each (B, 3)
+    adjugate = torch.stack(
+        [torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=1
+    )  # (B, 3, 3)
+    determinant = (a * adjugate[:, 0]).sum(-1)  # (B,)
+    return adjugate / determinant[:, None, None]
+
+
+def inverse_similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """The matrices (B, 2, 3) that undo a similarity.
+
+    The similarity: rotate by angle_deg (B,) counter-clockwise, scale by scale (B,), then move
+    by shift (B, 2).
+    """
+    angle = torch.deg2rad(angle_deg)
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    # y points down, so this is the clockwise rotation on the screen.
+    linear = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2)
+    return torch.cat([linear, -linear @ shift[:, :, None]], dim=2)  # (B, 2, 3)

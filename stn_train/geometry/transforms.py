@@ -1,0 +1,245 @@
+"""The transforms a network can learn: parameters theta to a sampling grid.
+
+Legend: B batch, P parameters, H height, W width, N points, K control points.
+
+Convention: as in `stn_train.geometry.plane`: output to input, (x, y), [-1, 1].
+
+To add one: write its grid, a `MatrixGrid` or a `ControlGrid` where it is one, otherwise a
+`TransformGrid`; write the `Transform` that builds the grid, with its settings as fields; name
+that in TRANSFORMS.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from stn_train.geometry.matrices import (
+    NEAREST_DEPTH,
+    affine_map,
+    combine,
+    compose_matrices,
+    projective_map,
+)
+from stn_train.geometry.plane import pixel_centres
+from stn_train.geometry.splines import control_grid, thin_plate_basis, thin_plate_solver
+from stn_train.settings import Settings
+
+
+class TransformGrid(nn.Module, ABC):
+    """Turns theta into a sampling grid. Has no weights: theta is what is learnt."""
+
+    identity: Tensor
+    """The theta (P,) that leaves the image as it is; the localisation starts there."""
+
+    def __init__(self, identity: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("identity", identity.float(), persistent=False)
+
+    @property
+    def parameter_count(self) -> int:
+        """P, the number of parameters of the transform."""
+        return len(self.identity)
+
+    def forward(self, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
+        """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from.
+
+        Raises ValueError where theta has another shape.
+        """
+        if theta.ndim != 2 or theta.shape[1] != self.parameter_count:
+            wanted = f"(B, {self.parameter_count})"
+            raise ValueError(f"theta must be {wanted}, got {tuple(theta.shape)}")
+        points = pixel_centres(output_size, theta.device, theta.dtype)  # (H*W, 2)
+        return self.map_points(theta, points).reshape(-1, *output_size, 2)  # (B, H, W, 2)
+
+    @abstractmethod
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        """Where output points are read from under theta (B, P): (B, N, 2).
+
+        points (N, 2), shared by all images, or (B, N, 2), each image its own.
+        """
+
+    @abstractmethod
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """The theta (B, P) of warping by ``first`` and then by ``second``, both (B, P).
+
+        An output point is mapped by ``second``, then by ``first``, into the input.
+        """
+
+
+class MatrixGrid(TransformGrid):
+    """A transform whose theta stands for a matrix: composing is multiplying."""
+
+    @abstractmethod
+    def matrix(self, theta: Tensor) -> Tensor:
+        """The matrices (B, 2, 3), affine, or (B, 3, 3), projective, of theta (B, P)."""
+
+    @abstractmethod
+    def theta(self, matrix: Tensor) -> Tensor:
+        """The inverse of `matrix`: theta (B, P) of matrices as it returns them."""
+
+    @override
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        matrix = self.matrix(theta)
+        return (affine_map if matrix.shape[1] == 2 else projective_map)(matrix, points)
+
+    @override
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.theta(compose_matrices(self.matrix(first), self.matrix(second)))
+
+
+class ControlGrid(TransformGrid):
+    """A transform given by K control points of the output, interpolated in between.
+
+    theta (B, 2 K) is where they are read from: each one's (x, y) in the input, in their order.
+    """
+
+    control: Tensor
+    """The control points (K, 2) in the output."""
+
+    def __init__(self, control: Tensor) -> None:
+        super().__init__(control.flatten())
+        self.register_buffer("control", control.float(), persistent=False)
+
+    @abstractmethod
+    def basis(self, points: Tensor) -> Tensor:
+        """The weight of each control point at points: (N, 2) -> (N, K), (B, N, 2) -> (B, N, K).
+
+        At a control point its own weight must be 1 and the others 0. A transform that reproduces
+        affine maps needs a basis that does.
+        """
+
+    def displacement(self, theta: Tensor, points: Tensor) -> Tensor:
+        """From points (N, 2) or (B, N, 2) to where theta (B, 2 K) reads them from: (B, 2, N)."""
+        control = self.control.to(points)
+        displaced = theta.reshape(-1, len(control), 2) - control  # (B, K, 2)
+        return combine(displaced.mT, self.basis(points))
+
+    @override
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        displacement = self.displacement(theta, points)  # (B, 2, N)
+        # Displacements of zero interpolate to zero: the identity is exact.
+        return (points.mT + displacement).mT  # (B, N, 2)
+
+    @override
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """The theta (B, 2 K) that agrees with both maps in a row at the control points.
+
+        Only there: the composition of two splines, for instance, is not a spline.
+        """
+        points = second.reshape(-1, len(self.control), 2)  # (B, K, 2)
+        return second + self.displacement(first, points).mT.flatten(1)
+
+
+class AffineGrid(MatrixGrid):
+    """Affine, 6 parameters: the 2x3 matrix, row by row (equation 1)."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0, 0, 1, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        return theta.reshape(-1, 2, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        return matrix.flatten(1)
+
+
+class ProjectiveGrid(MatrixGrid):
+    """Projective, 8 parameters: the 3x3 homography, row by row, its last entry fixed at 1.
+
+    Points on or behind the horizon read as padding (`projective_map`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0, 0, 1, 0, 0, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        return torch.cat([theta, torch.ones_like(theta[:, :1])], dim=1).view(-1, 3, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        entries = matrix.flatten(1)  # (B, 9)
+        # The last entry is the depth of the output's centre. On or behind the horizon there is
+        # no such theta, and NEAREST_DEPTH is taken instead.
+        return entries[:, :8] / entries[:, 8:].clamp(min=NEAREST_DEPTH)
+
+
+class TPSGrid(ControlGrid):
+    """Thin plate spline, 2 K parameters, on ``side`` x ``side`` control points (16 in the paper).
+
+    They are a regular grid over the output, row by row, from edge to edge.
+    """
+
+    solver: Tensor
+    """From `thin_plate_solver` (K + 3, K)."""
+
+    def __init__(self, side: int = 4) -> None:
+        """Raises ValueError for a ``side`` of less than 2: no spline is determined by one point."""
+        if side < 2:
+            raise ValueError(f"a thin plate spline needs at least 2 x 2 control points, got {side}")
+        control = control_grid(side)
+        super().__init__(control)
+        # The linear system depends on the control points alone: it is solved here, once.
+        self.register_buffer("solver", thin_plate_solver(control).float(), persistent=False)
+
+    @override
+    def basis(self, points: Tensor) -> Tensor:
+        return thin_plate_basis(points, self.control.to(points), self.solver.to(points))
+
+
+class Transform(Settings, ABC):
+    """A family of maps of the plane that a network can learn. Its fields are its settings."""
+
+    file_name: ClassVar[str]
+    """Stands for the transform in the names of files."""
+
+    @abstractmethod
+    def build(self) -> TransformGrid:
+        """The transform with these settings."""
+
+
+class Affine(Transform):
+    """Any 2x3 matrix: translation, rotation, scale and shear."""
+
+    file_name = "affine"
+
+    @override
+    def build(self) -> AffineGrid:
+        return AffineGrid()
+
+
+class Projective(Transform):
+    """Any homography: affine, and perspective."""
+
+    file_name = "projective"
+
+    @override
+    def build(self) -> ProjectiveGrid:
+        return ProjectiveGrid()
+
+
+class ThinPlateSpline(Transform):
+    """A smooth bending that is free at each point of a regular grid."""
+
+    file_name = "tps"
+
+    side: Annotated[int, Field(ge=2, le=16)] = 4
+    """Control points a side, on a regular grid over the output; 4 in the paper."""
+
+    @override
+    def build(self) -> TPSGrid:
+        return TPSGrid(self.side)
+
+
+TRANSFORMS: dict[str, type[Transform]] = {
+    "Aff": Affine,
+    "Proj": Projective,
+    "TPS": ThinPlateSpline,
+}
+"""What `transform` in a config can be, beside `none`."""

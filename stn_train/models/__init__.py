@@ -1,0 +1,1 @@
+"""The networks: spatial transformers, backbones, and how they are put together."""

@@ -1,0 +1,227 @@
+"""Backbones: a classifier, and the localisation network that belongs to it.
+
+Legend: B batch, C channels, H height, W width, F filters, K kernel side.
+
+To add one: write a `Backbone` and name it in BACKBONES. Its fields become config keys.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from typing_extensions import override
+
+from stn_train.data.images import Shape
+from stn_train.models.spatial_transformer import OutputLayer
+from stn_train.settings import Settings
+
+Width = Annotated[int, Field(ge=1, le=4096)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Backbone(Settings, ABC):
+    """Builds a classifier, and a localisation network for a spatial transformer in front of it."""
+
+    smallest_input: ClassVar[int] = 1
+    """The smallest side in pixels that leaves the classifier's last layer a pixel to see."""
+    smallest_localisation_input: ClassVar[int] = 1
+    """The same for the localisation network."""
+    default_localisation_pool: ClassVar[int] = 1
+    """How far the localisation network's input is average-pooled unless the config says so."""
+
+    @abstractmethod
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        """Images (B, C, H, W) of this shape to outputs (B, outputs), by an `OutputLayer`."""
+
+    @abstractmethod
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        """A network from maps of this shape to features (B, features), and how many these are."""
+
+
+class FullyConnected(Backbone):
+    """FCN: two hidden layers; localisation by three fully connected layers (A.4)."""
+
+    hidden: Width = 256
+    """Units in each of the two hidden layers (128 to 256 in the paper)."""
+    dropout: Fraction = 0.0
+    """Dropout probability before the classifier's output layer."""
+    localisation_hidden: Width = 32
+    """Units in each of the three layers of the localisation network (A.4)."""
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(pixels_of(shape), self.hidden),
+            nn.ReLU(),
+            nn.Linear(self.hidden, self.hidden),
+            nn.ReLU(),
+            nn.Dropout(self.dropout),
+            OutputLayer(self.hidden, outputs),
+        )
+
+    @override
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        width = self.localisation_hidden
+        layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(pixels_of(shape), width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        return layers, width
+
+
+class Convolutional(Backbone):
+    """CNN: 9x9 and 7x7 convolutions, each max-pooled by 2; localisation by two of 5x5 (A.4).
+
+    Pooling rounds up, so that the 21 px which average pooling leaves of a 42 px image still
+    have a pixel after the second convolution. ReLU follows the pooling: the result is the
+    same, on a quarter of the values.
+    """
+
+    smallest_input: ClassVar[int] = 21
+    smallest_localisation_input: ClassVar[int] = 13
+    default_localisation_pool: ClassVar[int] = 2  # A.4: "the input downsampled by 2"
+
+    filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
+    """Filters of the two convolutions (32 to 64 in the paper)."""
+    dropout: Fraction = 0.0
+    """Dropout probability before the classifier's output layer."""
+    localisation_filters: Width = 20
+    """Filters of the two convolutions of the localisation network (A.4)."""
+    localisation_features: Width = 20
+    """Units in the fully connected layer of the localisation network (A.4)."""
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        channels, *sides = shape
+        first, second = self.filters
+        rows, columns = (half_up(half_up(side - 8) - 6) for side in sides)
+        return nn.Sequential(
+            convolution(channels, first, 9),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
+            nn.Conv2d(first, second, 7),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(self.dropout),
+            OutputLayer(second * rows * columns, outputs),
+        )
+
+    @override
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        channels, *sides = shape
+        width, features = self.localisation_filters, self.localisation_features
+        rows, columns = (half_up(side - 4) - 4 for side in sides)
+        layers = nn.Sequential(
+            convolution(channels, width, 5),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 5),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(width * rows * columns, features),
+            nn.ReLU(),
+        )
+        return layers, features
+
+
+class Tutorial(Backbone):
+    """tutorial: the small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
+
+    https://docs.pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html
+    """
+
+    smallest_input: ClassVar[int] = 16
+    smallest_localisation_input: ClassVar[int] = 18
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        channels, *sides = shape
+        rows, columns = (((side - 4) // 2 - 4) // 2 for side in sides)
+        return nn.Sequential(
+            convolution(channels, 10, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(10, 20, 5),
+            nn.Dropout2d(),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(20 * rows * columns, 50),
+            nn.ReLU(),
+            nn.Dropout(),
+            OutputLayer(50, outputs),
+        )
+
+    @override
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        channels, *sides = shape
+        rows, columns = (((side - 6) // 2 - 4) // 2 for side in sides)
+        layers = nn.Sequential(
+            convolution(channels, 8, 7),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(8, 10, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(10 * rows * columns, 32),
+            nn.ReLU(),
+        )
+        return layers, 32
+
+
+def pixels_of(shape: Shape) -> int:
+    """How many values an image of a shape has."""
+    return torch.Size(shape).numel()
+
+
+def half_up(side: int) -> int:
+    """Side of an image after pooling by 2 that rounds up."""
+    return -(-side // 2)
+
+
+def convolution(channels: int, filters: int, kernel_size: int) -> nn.Conv2d:
+    """A convolution with stride 1 and no padding, the fast one for a single channel."""
+    if channels == 1:
+        return SingleChannelConv2d(filters, kernel_size)
+    return nn.Conv2d(channels, filters, kernel_size)
+
+
+class SingleChannelConv2d(nn.Conv2d):
+    """`nn.Conv2d` with one input channel, stride 1 and no padding; same weights, same result.
+
+    Convolution kernels are poor at a single channel, above all at the gradient with respect to
+    the input, which a spatial transformer in front needs. Here the K columns that a filter
+    looks at become K channels, and a K x 1 convolution does the rest. The result is laid out
+    channels-last, in which the pooling that follows is several times faster too.
+    """
+
+    def __init__(self, filters: int, kernel_size: int) -> None:
+        super().__init__(1, filters, kernel_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, 1, H, W) -> (B, F, H - K + 1, W - K + 1)."""
+        side = self.kernel_size[1]
+        columns = input.squeeze(1).unfold(2, side, 1).permute(0, 3, 1, 2)  # (B, K, H, W - K + 1)
+        columns = columns.contiguous(memory_format=torch.channels_last)
+        # Contiguous: without oneDNN torch cannot differentiate with respect to a strided weight.
+        weight = self.weight.squeeze(1).transpose(1, 2).unsqueeze(3).contiguous()  # (F, K, K, 1)
+        return F.conv2d(columns, weight, self.bias)
+
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "FCN": FullyConnected,
+    "CNN": Convolutional,
+    "tutorial": Tutorial,
+}
+"""What `backbone` in a config can be."""

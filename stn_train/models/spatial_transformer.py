@@ -1,0 +1,132 @@
+"""The spatial transformer: predict a transform from the map, and return the warped map.
+
+Legend: B batch, C channels, H height, W width, P parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn_train.geometry.plane import sample
+from stn_train.geometry.transforms import TransformGrid
+
+
+class Warp(NamedTuple):
+    """What a spatial transformer did to a batch."""
+
+    output: Tensor
+    """The warped map (B, C, H', W')."""
+    theta: Tensor
+    """The parameters of the transform (B, P)."""
+    grid: Tensor
+    """Where each output pixel was read from (B, H', W', 2), normalised (x, y)."""
+
+
+class OutputLayer(nn.Linear):
+    """A linear layer whose outputs are an answer, not features for another layer.
+
+    Optimisers treat it by this role: Muon turns hidden layers only.
+    """
+
+
+class SpatialTransformer(nn.Module):
+    """Warps each map of a batch by a transform that it predicts from the map itself.
+
+    Section 3 of Jaderberg et al. 2015. Put it in front of a network or between any two of its
+    layers. The last layer starts with zero weights and the identity as its bias, so a new
+    spatial transformer returns its input unchanged (resampled, where output_size differs).
+
+    Keep the background of the images at zero, the value of the padding: normalise after the
+    spatial transformer, not before.
+    """
+
+    def __init__(
+        self,
+        localisation: nn.Module,
+        features: int,
+        transform: TransformGrid,
+        output_size: tuple[int, int] | None = None,
+        iterations: int = 1,
+        pool: int = 1,
+    ) -> None:
+        """Build it around a localisation network.
+
+        localisation: any module from maps (B, C, H // pool, W // pool) to features
+            (B, ``features``).
+        output_size: (H', W') of the warped map; None keeps the size of the input.
+        iterations: how often the localisation network runs. From the second time on it sees the
+            output so far and corrects the transform; the output is sampled from the input once,
+            by the composed transform (Lin and Lucey 2017, "Inverse Compositional Spatial
+            Transformer Networks"). The paper has one iteration.
+        pool: the localisation network sees the maps average-pooled by this.
+        Raises ValueError for iterations or pool below 1.
+        """
+        super().__init__()
+        if iterations < 1 or pool < 1:
+            raise ValueError(f"iterations and pool must be at least 1, got {iterations}, {pool}")
+        self.localisation = localisation
+        self.regression = OutputLayer(features, transform.parameter_count)
+        self.transform = transform
+        self.output_size = output_size
+        self.iterations = iterations
+        self.pool = pool
+        with torch.no_grad():
+            self.regression.weight.zero_()
+            self.regression.bias.copy_(transform.identity)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The warped maps: (B, C, H, W) -> (B, C, H', W')."""
+        return self.warp(maps).output
+
+    def warp(self, maps: Tensor) -> Warp:
+        """The warped maps (B, C, H', W') together with theta and the sampling grid."""
+        small = maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
+        theta = self.localise(small)
+        for _ in range(self.iterations - 1):
+            # Sampled from the whole map: where the transform zooms in, it shows more than `small`.
+            correction = self.localise(self.read(maps, theta, side_lengths(small)).output)
+            with torch.autocast(maps.device.type, enabled=False):
+                theta = self.transform.compose(theta, correction)
+        return self.read(maps, theta, self.output_size or side_lengths(maps))
+
+    def localise(self, maps: Tensor) -> Tensor:
+        """The theta (B, P) that is predicted from maps of the localisation network's size."""
+        features = self.localisation(maps)
+        if features.shape[1:] != (self.regression.in_features,):
+            wanted, found = f"(B, {self.regression.in_features})", tuple(features.shape)
+            raise ValueError(f"the localisation network must return {wanted}, got {found}")
+        # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
+        with torch.autocast(maps.device.type, enabled=False):
+            theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
+            return theta.to(torch.promote_types(theta.dtype, torch.float32))
+
+    def read(self, maps: Tensor, theta: Tensor, size: tuple[int, int]) -> Warp:
+        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
+        with torch.autocast(maps.device.type, enabled=False):
+            grid = self.transform(theta, size)  # (B, H', W', 2)
+            return Warp(sample(maps.to(theta.dtype), grid).to(maps.dtype), theta, grid)
+
+
+class ParallelTransformers(nn.ModuleList):
+    """Spatial transformers that each warp the same maps; their outputs are concatenated.
+
+    Section 3.4 of Jaderberg et al. 2015: with several, a network can attend to several parts. They
+    share a localisation network where the same module is passed to each.
+    """
+
+    def __init__(self, *transformers: SpatialTransformer) -> None:
+        """Raises ValueError if there is none."""
+        if not transformers:
+            raise ValueError("ParallelTransformers needs at least one spatial transformer")
+        super().__init__(transformers)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> the warped maps, one after another: (B, transformers * C, H', W')."""
+        return torch.cat([transformer(maps) for transformer in self], dim=1)
+
+
+def side_lengths(maps: Tensor) -> tuple[int, int]:
+    """(H, W) of maps (B, C, H, W)."""
+    return maps.shape[-2], maps.shape[-1]

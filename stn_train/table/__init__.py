@@ -1,0 +1,1 @@
+"""Many runs: the published tables, training their cells, and showing what was measured."""

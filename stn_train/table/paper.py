@@ -1,0 +1,157 @@
+"""What others have published: the numbers that may stand beside ours, with their source.
+
+`table_for` and `published_for` alone decide whether one does. A further table is a `PaperTable` in `TABLES`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from stn_train.config import Cell, Config, experiment_title
+from stn_train.config_file import nearest
+from stn_train.errors import ConfigError
+from stn_train.runs.result import Result
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+
+
+class Experiment(NamedTuple):
+    """What was measured: a task, on which data, in which cell. Seeds and settings may differ."""
+
+    task: str
+    data: str
+    cell: Cell
+
+    @property
+    def title(self) -> str:
+        """CNN on R; CNN on R, fashion_mnist."""
+        return experiment_title(self.cell, self.task, self.data)
+
+
+def experiment_of(source: Config | Result) -> Experiment:
+    """The experiment that a config describes or a result measured."""
+    if isinstance(source, Config):
+        return Experiment(source.task_name, source.source_name, source.cell)
+    return Experiment(source.task, source.data, source.cell)
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A published table: a row for each model, a column for each distortion."""
+
+    name: str
+    """What ``stn-table --table`` calls it."""
+    title: str
+    """Heading of a report."""
+    paper: str
+    """Authors and year."""
+    place: str
+    """Where in the paper it stands."""
+    note: str
+    """How its numbers came about."""
+    task: str
+    """Name in TASKS."""
+    data: str
+    """Name in SOURCES."""
+    columns: tuple[str, ...]
+    """Names of distortions."""
+    rows: Mapping[tuple[str, str], tuple[float | None, ...]]
+    """For each model, a backbone and a transform, its values in the columns; None: not given."""
+    rounding: float
+    """Half of the last digit given: a smaller difference may be none."""
+
+    @property
+    def source(self) -> str:
+        """Authors, year and place."""
+        return f"{self.paper}, {self.place}"
+
+    @property
+    def measure(self) -> Measure:
+        """What the values are."""
+        return TASKS[self.task].measure
+
+    @cached_property
+    def values(self) -> dict[Cell, float | None]:
+        """The value of each cell, row by row."""
+        return {
+            Cell(column, *model): value
+            for model, row in self.rows.items()
+            for column, value in zip(self.columns, row, strict=True)
+        }
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells, row by row."""
+        return list(self.values)
+
+    @property
+    def models(self) -> list[str]:
+        """The rows' names, FCN or ST-CNN Aff for example."""
+        return list(dict.fromkeys(cell.model for cell in self.cells))
+
+    def published(self, cell: Cell) -> float | None:
+        """The published value of a cell, whatever ours was measured on: see `published_for`."""
+        return self.values.get(cell)
+
+    def holds(self, source: Config | Result) -> bool:
+        """Whether a run belongs into the table: it has its task, its data and one of its cells."""
+        experiment = experiment_of(source)
+        ours = Experiment(self.task, self.data, experiment.cell)
+        return experiment == ours and experiment.cell in self.values
+
+
+TABLES = {
+    table.name: table
+    for table in [
+        PaperTable(
+            name="mnist",
+            title="Spatial Transformer Networks on distorted MNIST",
+            # "Spatial Transformer Networks", NeurIPS 2015 (arXiv 1506.02025); the left half.
+            paper="Jaderberg et al. 2015",
+            place="Table 1",
+            note="mean of three runs",
+            task="classification",
+            data="mnist",
+            columns=("R", "RTS", "P", "E"),
+            rows={
+                ("FCN", "none"): (2.1, 5.2, 3.1, 3.2),
+                ("CNN", "none"): (1.2, 0.8, 1.5, 1.4),
+                ("FCN", "Aff"): (1.2, 0.8, 1.5, 2.7),
+                ("FCN", "Proj"): (1.3, 0.9, 1.4, 2.6),
+                ("FCN", "TPS"): (1.1, 0.8, 1.4, 2.4),
+                ("CNN", "Aff"): (0.7, 0.5, 0.8, 1.2),
+                ("CNN", "Proj"): (0.8, 0.6, 0.8, 1.3),
+                ("CNN", "TPS"): (0.7, 0.5, 0.8, 1.1),
+            },
+            rounding=0.05,
+        ),
+    ]
+}
+"""The published tables by name."""
+
+
+def table_named(name: str) -> PaperTable:
+    """A published table; raises ConfigError, naming those there are, for any other name."""
+    if name not in TABLES:
+        hint = nearest(name, [*TABLES])
+        raise ConfigError([f"--table is {name!r}; it can be {', '.join(TABLES)}{hint}"])
+    return TABLES[name]
+
+
+def table_for(source: Config | Result) -> PaperTable | None:
+    """The first table that has a published value for a run: of its task, its data and its cell."""
+    return next(
+        (
+            table
+            for table in TABLES.values()
+            if table.holds(source) and table.published(source.cell) is not None
+        ),
+        None,
+    )
+
+
+def published_for(source: Config | Result) -> float | None:
+    """The published value that may stand beside a run's, or None: see `table_for`."""
+    table = table_for(source)
+    return None if table is None else table.published(source.cell)

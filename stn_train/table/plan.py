@@ -1,0 +1,85 @@
+"""The runs that a table takes: its cells, each with several seeds."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from stn_train.config import Cell, Config, refuse_other_config
+from stn_train.config_file import load_config
+from stn_train.errors import ConfigError
+from stn_train.runs.directory import RunDirectory
+from stn_train.runs.result import Result
+from stn_train.shipped_configs import shipped_directory
+from stn_train.table.paper import PaperTable
+
+DECIDED = {"distortion", "backbone", "transform", "seed"}
+"""Settings that --cells and --seeds decide."""
+
+
+class Job(NamedTuple):
+    """A run to train."""
+
+    name: str
+    """Name of its folder: the cell's config and the seed."""
+    config: Config
+
+
+def cells_like(patterns: Sequence[str], table: PaperTable) -> list[Cell]:
+    """The cells that match patterns such as RTS:*, *:FCN:none or E:CNN:TPS; all without a pattern.
+
+    Raises ConfigError for a pattern that matches none.
+    """
+    found: set[Cell] = set()
+    for pattern in patterns or ["*"]:
+        matches = {cell for cell in table.cells if fnmatchcase(str(cell), pattern)}
+        if not matches:
+            first, last = table.cells[0], table.cells[-1]
+            example = f"{first}, {last}; {first.distortion}:* is all of a distortion"
+            raise ConfigError([f"--cells {pattern!r} names no cell; a cell is like {example}"])
+        found |= matches
+    return [cell for cell in table.cells if cell in found]
+
+
+def jobs_for(
+    table: PaperTable, cells: Sequence[Cell], seeds: Sequence[int], overrides: Sequence[str]
+) -> list[Job]:
+    """The runs of these cells and seeds, seed by seed, the cheap ones first.
+
+    Raises ConfigError for an override of a setting that identifies a run.
+    """
+    for override in overrides:
+        if override.partition("=")[0].strip() in DECIDED:
+            raise ConfigError([f"--set {override}: --cells and --seeds decide that here"])
+    jobs = [
+        Job(
+            f"{cell.file_name}-seed{seed}",
+            shipped_config(table, cell, [*overrides, f"seed={seed}"]),
+        )
+        for seed in seeds
+        for cell in cells
+    ]
+    return sorted(jobs, key=lambda job: job.config.cell.backbone != "FCN")  # a stable sort
+
+
+def shipped_config(table: PaperTable, cell: Cell, overrides: Sequence[str] = ()) -> Config:
+    """The shipped config of a cell, for the table's task and data, with overrides."""
+    path = str(shipped_directory() / f"{cell.file_name}.yaml")
+    shipped = load_config(path)
+    own = [] if shipped.task_name == table.task else [f"task={table.task}"]
+    own += [] if shipped.source_name == table.data else [f"data.source={table.data}"]
+    return load_config(path, [*own, *overrides])
+
+
+def missing(jobs: Sequence[Job], folder: Path) -> list[Job]:
+    """The runs that are not finished; raises ConfigError if a finished one is of another config."""
+    return [job for job in jobs if not finished(job, folder)]
+
+
+def finished(job: Job, folder: Path) -> bool:
+    """Whether a run has a result; raises ConfigError if it is of another config."""
+    path = RunDirectory(folder / job.name).result
+    if not path.exists():
+        return False
+    refuse_other_config(path.parent, Result.read(path).config, job.config)
+    return True

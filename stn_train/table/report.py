@@ -1,0 +1,226 @@
+"""A table of runs as one HTML page that needs nothing else: no network, no scripts."""
+
+import base64
+import io
+import json
+import shlex
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from stn_train.data.distortions import Warping
+from stn_train.data.sources import load_splits
+from stn_train.errors import CheckpointError, DataError
+from stn_train.runs.directory import RunDirectory, load_run
+from stn_train.runs.result import Result, finished_runs
+from stn_train.table.chart import error_table
+from stn_train.table.paper import PaperTable
+from stn_train.table.plan import shipped_config
+from stn_train.table.rows import (
+    by_model,
+    circumstances,
+    config_of,
+    details,
+    outside,
+    table_rows,
+    verdict,
+)
+from stn_train.visualiser.animation import (
+    Frame,
+    learning_frames,
+    save_animation,
+    sweep_frames,
+)
+from stn_train.visualiser.charts import learning_curves
+from stn_train.visualiser.pages import digits_page
+
+ENVIRONMENT = ["hardware", "device", "threads", "cores", "platform", "python"]
+ENVIRONMENT += ["torch", "torchvision", "numpy", "matplotlib", "stn_train", "commit"]
+"""What the page says about where runs were made."""
+
+
+class FinishedRun(NamedTuple):
+    """A run directory and its result."""
+
+    directory: RunDirectory
+    result: Result
+
+
+class Picture(NamedTuple):
+    """A picture inside the page."""
+
+    source: str
+    """A data URL."""
+    caption: str
+    css: str = "picture"
+    """Its class; charts are inverted on dark pages."""
+
+
+def report(folder: Path, table: PaperTable, data_dir: Path | None = None) -> str:
+    """The page of the finished runs in a folder.
+
+    Runs that do not belong into the table are only named. If the test images cannot be loaded, the
+    page has no pictures of them. Raises CheckpointError if no run belongs into the table, or one
+    cannot be read.
+    """
+    found = [FinishedRun(run, Result.read(run.result)) for run in finished_runs(folder)]
+    runs = sorted(
+        (run for run in found if table.holds(run.result)), key=lambda run: run.result.seed
+    )
+    if not runs:
+        left_out = outside([run.result for run in found], table)
+        raise CheckpointError(f"{folder} holds no finished run of a cell of the table; {left_out}")
+    results = [run.result for run in runs]
+    rows = table_rows(results, table)
+    pictures, no_pictures = shown_pictures(runs, table, data_dir)
+    errors = error_table(rows, table, "")
+    environment = Environment(
+        loader=PackageLoader("stn_train.table", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters["verdict"] = lambda row: verdict(row, table)
+    return environment.get_template("report.html").render(
+        table=table,
+        runs=len(results),
+        circumstances=circumstances(results),
+        outside=outside([run.result for run in found], table),
+        models=by_model(rows, table),
+        chart=chart(
+            errors, f"{table.measure.name.capitalize()}s with their deviation, beside the paper's"
+        ),
+        curves=list(curves(runs, table)),
+        pictures=pictures,
+        no_pictures=no_pictures,
+        details=details(results, table),
+        environments=environments(results),
+        test_sets=sorted({(result.cell.distortion, result.test_sha256) for result in results}),
+        commands=[command_of(result, table) for result in results],
+    )
+
+
+def environments(results: Sequence[Result]) -> list[list[str]]:
+    """The different environments of the runs: a head, then a line for each entry."""
+    described = [
+        tuple(str(result.environment.get(key)) for key in ENVIRONMENT) for result in results
+    ]
+    columns = list(dict.fromkeys(described))
+    head = ["", *(f"runs: {described.count(column)}" for column in columns)]
+    entries = zip(ENVIRONMENT, *columns, strict=True)
+    return [head, *(list(entry) for entry in entries)]
+
+
+def curves(runs: Sequence[FinishedRun], table: PaperTable) -> Iterator[Picture]:
+    """Learning curves: a figure for each distortion, with the first seed of each model."""
+    first = {run.result.cell: run.directory for run in reversed(runs)}
+    for distortion in table.columns:
+        metrics = {
+            cell.model: first[cell].read_metrics()
+            for cell in table.cells
+            if cell in first and cell.distortion == distortion
+        }
+        if metrics:
+            figure = learning_curves(f"On {distortion}, one seed each", metrics)
+            yield chart(figure, f"Learning on {distortion}")
+
+
+def shown_pictures(
+    runs: Sequence[FinishedRun], table: PaperTable, data_dir: Path | None
+) -> tuple[list[Picture], str]:
+    """The pictures of the best transformers, or none and why there are none."""
+    try:
+        return list(pictures(runs, table, data_dir)), ""
+    except DataError as error:
+        return [], str(error).splitlines()[0]
+
+
+def pictures(
+    runs: Sequence[FinishedRun], table: PaperTable, data_dir: Path | None
+) -> Iterator[Picture]:
+    """What the best transformer of each distortion does to test images; the first one in motion.
+
+    Raises DataError if the test images cannot be loaded.
+    """
+    moving = True
+    for best in best_transformers(runs, table):
+        run = load_run(best.directory.path)
+        test = load_splits(run.config.data, data_dir).test
+        error = f"{best.result.test_percent:.2f} {table.measure.unit} test {table.measure.name}"
+        caption = f"{run.config.title}, seed {run.config.seed}: {error}"
+        if moving and isinstance(run.config.distortion, Warping):
+            yield gif(sweep_frames(run, test), f"{caption}, on moving digits")
+            moving = False
+        if best.directory.kept_snapshots():
+            yield gif(learning_frames(run, test), f"{caption}, as it learnt")
+        yield picture(drawn(digits_page(run, test), "png"), "png", caption)
+
+
+def best_transformers(runs: Sequence[FinishedRun], table: PaperTable) -> Iterator[FinishedRun]:
+    """For each distortion the best run with a transformer that still has its checkpoint."""
+    sign = 1 if table.measure.lower_is_better else -1
+    for distortion in table.columns:
+        tried = [
+            run
+            for run in runs
+            if run.result.cell.distortion == distortion
+            and run.result.cell.transform != "none"
+            and run.directory.last.exists()
+        ]
+        if tried:
+            yield min(
+                tried, key=lambda run: (sign * run.result.test_percent, str(run.directory.path))
+            )
+
+
+def gif(frames: Iterable[Frame], caption: str) -> Picture:
+    """An animation."""
+    with tempfile.TemporaryDirectory() as folder:
+        content = save_animation(frames, Path(folder) / "animation.gif").read_bytes()
+    return picture(content, "gif", caption)
+
+
+def chart(figure: Figure, caption: str) -> Picture:
+    """A chart in vector graphics; dark pages invert it."""
+    return picture(drawn(figure, "svg"), "svg+xml", caption, "chart")
+
+
+def drawn(figure: Figure, form: str) -> bytes:
+    """A figure as the bytes of a file."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format=form, metadata={"Date": None} if form == "svg" else None)
+    return stream.getvalue()
+
+
+def picture(content: bytes, form: str, caption: str, css: str = "picture") -> Picture:
+    """A picture file as a part of the page."""
+    return Picture(f"data:image/{form};base64,{base64.b64encode(content).decode()}", caption, css)
+
+
+def command_of(result: Result, table: PaperTable) -> str:
+    """The command that trains a run again, from the shipped config of its cell."""
+    recipe = f"recipe={result.recipe}"
+    shipped = shipped_config(table, result.cell, [recipe, f"seed={result.seed}"]).as_dict()
+    changes = changed_keys(shipped, config_of(result).as_dict())
+    words = ["stn-train", "--config", f"{result.cell.file_name}.yaml"]
+    words += [] if result.recipe == "default" else ["--set", recipe]
+    words += ["--seed", str(result.seed)]
+    for key, value in changes:
+        words += ["--set", f"{key}={json.dumps(value)}"]
+    return shlex.join(words)
+
+
+def changed_keys(
+    base: dict[str, Any], other: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """The settings of another config that differ from a base: dotted keys and values."""
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            yield from changed_keys(base[key], value, f"{prefix}{key}.")
+        elif base.get(key) != value and key != "given":
+            yield f"{prefix}{key}", value

@@ -1,0 +1,311 @@
+"""The training loop: config to a trained, tested model in a run directory."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from stn_train.config import Config
+from stn_train.data.sources import Splits
+from stn_train.errors import DivergenceError, StnError
+from stn_train.evaluator import Evaluation, evaluate, predict, score_percent
+from stn_train.models.network import Network, parameter_count
+from stn_train.runs.checkpoint import save_checkpoint
+from stn_train.runs.directory import RunDirectory
+from stn_train.runs.environment import describe_environment
+from stn_train.runs.files import write_json
+from stn_train.runs.machine import wait_for
+from stn_train.runs.result import Result
+from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
+from stn_train.tasks.examples import Examples, test_examples, watched_examples
+from stn_train.trainer.observers import Observer, Start, TensorBoard
+from stn_train.trainer.state import State
+
+MAX_OUTSIDE_SHARE = 0.6
+"""Share of sampling points outside the image from which a spatial transformer looks collapsed."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    model: Network
+    """With the weights that the run ended with, averaged where the run averages."""
+    evaluation: Evaluation
+    result: Result
+    """The content of result.json."""
+
+
+def train(
+    config: Config,
+    splits: Splits,
+    run: RunDirectory,
+    device: torch.device,
+    observer: Observer | None = None,
+    accept_changes: bool = False,
+) -> TrainResult:
+    """Train a model, test it once, and write the run directory.
+
+    Resumes from the run directory's newest checkpoint, if there is one; on the same machine, the
+    result is then the same, bit for bit, as that of a run that was never stopped. With
+    ``accept_changes`` the checkpoint may be of another config, whose run continues with this one.
+
+    Raises DivergenceError if the loss or a gradient is no longer finite, ConfigError if the
+    checkpoint is of another config or a package is missing, StoppedError if a signal asked for an
+    end, StnError if the device's memory is full.
+    """
+    observers = [] if observer is None else [observer]
+    if config.log.tensorboard:
+        observers.append(TensorBoard(run.tensorboard, config.task, splits.training))
+
+    def warn(message: str) -> None:
+        for each in observers:
+            each.warned(message)
+
+    environment = describe_environment(device)
+    state = State(config, splits.to(device), device)
+    if run.has_checkpoint():
+        state.restore(*run.newest_checkpoint(warn), accept_changes)
+    run.begin(config, environment, state.step)
+    for each in observers:
+        each.started(Start(config, state.evaluated, state.step, state.steps))
+    try:
+        with StopSignals() as signals:
+            take_steps(state, run, observers, signals)
+    except torch.OutOfMemoryError:
+        full = f"the memory of {device} is full"
+        raise StnError(f"{full}: lower train.batch_size or the sizes of the backbone") from None
+    finally:
+        for each in observers:
+            each.stopped()
+    untested = f"stopped before the test; stn-train --resume {run.path} tests it"
+    if signals.received:
+        raise StoppedError(untested, signals.received)
+    train_seconds = state.seconds
+    model = state.evaluated
+    tested = time.perf_counter()
+    with stopped_as(untested):
+        evaluation = evaluate(model, config.task, state.splits.test, config.evaluate.draws)
+    total_seconds = train_seconds + time.perf_counter() - tested
+    result = result_of(state, evaluation, environment, train_seconds, total_seconds)
+    write_json(run.result, result.as_dict())
+    return TrainResult(model, evaluation, result)
+
+
+def result_of(
+    state: State,
+    evaluation: Evaluation,
+    environment: dict[str, Any],
+    train_seconds: float,
+    total_seconds: float,
+) -> Result:
+    """The result of a finished run."""
+    config, training, model = state.config, state.splits.training, state.evaluated
+    return Result(
+        task=config.task_name,
+        cell=config.cell,
+        recipe=config.recipe,
+        seed=config.seed,
+        precision=str(state.precision).removeprefix("torch."),
+        test_percent=evaluation.test_percent,
+        interval_95_percent=evaluation.interval_95_percent,
+        draws_mean_percent=evaluation.draws_mean_percent,
+        draws_mean_interval_95_percent=evaluation.draws_mean_interval_95_percent,
+        draws_percent=evaluation.draws_percent,
+        test_digits=evaluation.count,
+        test_sha256=evaluation.test_sha256,
+        draws_sha256=evaluation.draws_sha256,
+        confusion=evaluation.confusion,
+        mistaken_digits=[*evaluation.mistakes.keys()],
+        mistaken_on_draws=[*evaluation.mistakes.values()],
+        validation_percent=state.validation_percent,
+        data=config.source_name,
+        training_digits=len(training),
+        training_sha256=training.sha256(),
+        passes=state.steps / state.pass_steps,
+        steps=state.steps,
+        parameters=parameter_count(model),
+        localisation_parameters=parameter_count(nn.ModuleList(model.transformers.values())),
+        resumed_at_steps=state.resumed_at_steps,
+        changes=state.changes,
+        config=config.as_dict(),
+        environment=environment,
+        train_seconds=train_seconds,
+        total_seconds=total_seconds,
+    )
+
+
+def take_steps(
+    state: State, run: RunDirectory, observers: Sequence[Observer], signals: StopSignals
+) -> None:
+    """Take all steps that are left; log, validate and save on the way."""
+    settings, meter, measure = state.config.train, state.meter, state.task.measure
+    snapshots = snapshot_steps(state.steps, state.config.log.snapshots)
+    meter.begin()
+
+    def log(kind: str, **measured: float) -> None:
+        record = {"kind": kind, "step": state.step, "pass": state.step / state.pass_steps}
+        run.log(record | measured)
+        for each in observers:
+            each.logged(record | measured)
+
+    def log_meter() -> None:
+        measured = meter.read()
+        if not math.isfinite(measured["loss"]):
+            raise DivergenceError(state.diverged(state.step))
+        log("train", **measured, learning_rate=float(state.learning_rate))
+
+    if state.step in snapshots:
+        keep_snapshot(state, run)
+    while state.step < state.steps:
+        passed, done = divmod(state.step, state.pass_steps)
+        batches = state.draw_pass(passed).batches(settings.batch_size)[done:]
+        for batch in batches[: state.steps - state.step]:
+            meter.add(state.take_step(batch), len(batch.order))
+            for each in observers:
+                each.stepped(state.step)
+            if state.step in snapshots:
+                keep_snapshot(state, run)
+            if state.step % settings.log_every == 0 or state.step == state.steps:
+                log_meter()
+            if signals.received:
+                break
+        stopping = signals.received  # a later signal waits for the next step
+        passes, rest = divmod(state.step, state.pass_steps)
+        finished = state.step == state.steps
+        if finished or (rest == 0 and passes % settings.validate_every == 0):
+            meter.pause()
+            state.refuse_diverged()
+            if state.validation:
+                score = validate(state, state.validation, run)
+                log("validation", **{f"validation_{measure.key}": score})
+            if state.evaluated.transformers:
+                log("transformer", **watch(state, observers))
+            save_newest(state, run)
+            meter.resume()
+        elif stopping:
+            state.refuse_diverged()
+            save_newest(state, run)
+        if stopping and not finished:
+            raise StoppedError(
+                f"stopped at step {state.step:,} of {state.steps:,}; "
+                f"stn-train --resume {run.path} resumes it",
+                stopping,
+            )
+
+
+def validate(state: State, examples: Examples, run: RunDirectory) -> float:
+    """The measure on the validation images, in %; the best model so far is kept."""
+    score = score_percent(state.evaluated, examples)
+    state.validation_percent = score
+    if state.task.measure.better(score, state.best_validation_percent):
+        state.best_validation_percent = score
+        save_checkpoint(run.best, state.checkpoint())
+    return score
+
+
+def save_newest(state: State, run: RunDirectory) -> None:
+    """Save the state of the run; the checkpoint before stays beside the new one."""
+    save_checkpoint(run.last, state.checkpoint(), run.previous)
+
+
+def keep_snapshot(state: State, run: RunDirectory) -> None:
+    """Keep the model as it is now."""
+    state.refuse_diverged()
+    run.snapshots.mkdir(exist_ok=True)
+    save_checkpoint(run.snapshot(state.step), state.snapshot())
+
+
+def watch(state: State, observers: Sequence[Observer]) -> dict[str, float]:
+    """What the spatial transformers do to a few images; warns if one has collapsed.
+
+    outside_share: how many of the points it reads lie outside its input. theta_spread: the
+    standard deviation of its parameters over the images. With several transformers these are
+    means, and each has its own as well, by its name in the network.
+    """
+    model = state.evaluated.eval()
+    examples = watched_examples(state.task, state.splits.training)
+    with torch.no_grad():
+        warps = model.trace(examples.batch(slice(None)).inputs).warps
+    outside = {
+        name: float((warp.grid.abs() > 1).any(dim=-1).float().mean())
+        for name, warp in warps.items()
+    }
+    spread = {
+        name: float(warp.theta.std(dim=0, correction=0).mean()) for name, warp in warps.items()
+    }
+    for name, share in outside.items():
+        if share > MAX_OUTSIDE_SHARE:
+            which = f" {name}" if len(warps) > 1 else ""
+            message = (
+                f"step {state.step}: {100 * share:.0f} % of the points of the spatial "
+                f"transformer{which} lie outside the image: it may have collapsed; try a lower "
+                "train.learning_rate or train.localisation_learning_rate_scale"
+            )
+            for each in observers:
+                each.warned(message)
+    measured = {}
+    for key, values in (("outside_share", outside), ("theta_spread", spread)):
+        measured[key] = sum(values.values()) / len(values)
+        if len(values) > 1:
+            measured |= {f"{key}.{name}": value for name, value in values.items()}
+    return measured
+
+
+def snapshot_steps(steps: int, count: int) -> set[int]:
+    """When to keep a model: before the first step, after the last, and most often early on."""
+    if count < 2:
+        return {steps} if count else set()
+    return {round(steps * (number / (count - 1)) ** 3) for number in range(count)}
+
+
+# The rehearsal: some steps are taken, and the time of the whole run is extrapolated.
+
+WARM_UP_STEPS = 4
+"""Not timed: memory is allocated, kernels are chosen, and on a GPU the step is recorded."""
+MIN_TIMED_STEPS, SECONDS = 2, 2.0
+TESTED_IMAGES = 1000
+
+
+class Rehearsal(NamedTuple):
+    """What a whole run would take."""
+
+    parameters: int
+    steps: int
+    step_seconds: float
+    test_seconds: float
+    total_seconds: float
+    """Steps, validations and the test."""
+
+
+def rehearse(config: Config, splits: Splits, device: torch.device) -> Rehearsal:
+    """Take a few steps of a run and test it a little; writes nothing."""
+    state = State(config, splits.to(device), device)
+    settings = config.train
+    step_seconds: list[float] = []
+    warm_up = min(WARM_UP_STEPS, state.steps - 1)
+    batches = state.draw_pass(0).batches(settings.batch_size)
+    while state.step < state.steps:
+        if len(step_seconds) >= MIN_TIMED_STEPS and sum(step_seconds) > SECONDS:
+            break
+        started = time.perf_counter()
+        state.take_step(batches[state.step % len(batches)])
+        wait_for(device)
+        if state.step > warm_up:
+            step_seconds.append(time.perf_counter() - started)
+    some = test_examples(config.task, state.splits.test[:TESTED_IMAGES], 0)
+    predict(state.evaluated, some)
+    started = time.perf_counter()
+    predict(state.evaluated, some)
+    wait_for(device)
+    image_seconds = (time.perf_counter() - started) / len(some)
+    step = sorted(step_seconds)[len(step_seconds) // 2]
+    test = image_seconds * len(splits.test) * config.evaluate.draws
+    validations = math.ceil(state.steps / (state.pass_steps * settings.validate_every))
+    validation = image_seconds * len(splits.validation) * validations
+    total = state.steps * step + validation + test
+    return Rehearsal(parameter_count(state.model), state.steps, step, test, total)
