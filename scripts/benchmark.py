@@ -1,6 +1,6 @@
 """How fast it is, beside the usual ways to write it: all ratios from one run on one machine.
 
-    python scripts/benchmark.py [--json] [--device cpu|cuda] [--data-dir DIR] [--seconds 3]
+    python scripts/benchmark.py [--json] [--device cpu|cuda] [--seconds 3]
 
 Peers: torchvision's transforms, sample by sample through a DataLoader with two workers; kornia's
 batched augmentations (the `benchmark` extra; left out where it is not installed); the same
@@ -8,7 +8,7 @@ models written with plain nn.Conv2d and F.affine_grid in eager float32; and thes
 PyTorch's tutorials, fed by that DataLoader. Contenders take turns, a figure is a median.
 """
 
-import argparse
+import copy
 import functools
 import json
 import resource
@@ -20,23 +20,27 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import typer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from stn_train.config import Config
-from stn_train.convolution import SingleChannelConv2d
-from stn_train.data import Plan, Splits, load_splits
-from stn_train.device import autocast, choose_precision, cores, keep_freed_memory
-from stn_train.digits import Digits
-from stn_train.distortions import DISTORTIONS, distort
-from stn_train.environment import describe_environment
-from stn_train.models import DigitClassifier, build_model
-from stn_train.training import Training
-from stn_train.transforms import AffineGrid
+from stn_train.data.distortions import DISTORTIONS, Warping, distort
+from stn_train.data.images import Images
+from stn_train.data.sources import Splits, load_splits
+from stn_train.geometry.transforms import AffineGrid
+from stn_train.models.backbones import SingleChannelConv2d
+from stn_train.models.network import Network
+from stn_train.models.spatial_transformer import SpatialTransformer
+from stn_train.runs.environment import describe_environment
+from stn_train.runs.machine import autocast, choose_precision, cores, keep_freed_memory
+from stn_train.tasks.examples import Pass
+from stn_train.trainer.state import State
 
 BATCH = 256
 LOADED = 4096
@@ -95,15 +99,15 @@ class Stopwatch:
 class PerSample(Dataset[tuple[Tensor, Tensor]]):
     """Digits distorted one at a time by a torchvision transform, as tutorials do it."""
 
-    def __init__(self, digits: Digits, distortion: str) -> None:
-        self.digits, self.transform = digits, torchvision_peer(distortion)
+    def __init__(self, images: Images, distortion: str) -> None:
+        self.images, self.transform = images, torchvision_peer(distortion)
 
     def __len__(self) -> int:
-        return len(self.digits)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.digits.images[index][None].float() / 255
-        return self.transform(image), self.digits.labels[index]
+        image = self.images.pixels[index].float() / 255
+        return self.transform(image), self.images.labels[index]
 
 
 def torchvision_peer(name: str) -> Callable[[Tensor], Tensor]:
@@ -139,79 +143,82 @@ def kornia_peer(name: str) -> Callable[[Tensor], Tensor] | None:
     return nn.Sequential(*peers[name])
 
 
-def distortion_rows(digits: Digits, watch: Stopwatch) -> list[Row]:
+def distortion_rows(images: Images, watch: Stopwatch) -> list[Row]:
     """Distorted images per second, draws included."""
-    batch = digits[:BATCH].to(watch.device)
-    return [distortion_row(name, digits, batch, watch) for name in ("R", "RTS", "P", "E")]
+    batch = images[:BATCH].to(watch.device)
+    return [distortion_row(name, images, batch, watch) for name in ("R", "RTS", "P", "E")]
 
 
-def distortion_row(name: str, digits: Digits, batch: Digits, watch: Stopwatch) -> Row:
+def distortion_row(name: str, images: Images, batch: Images, watch: Stopwatch) -> Row:
     """One distortion beside its peers."""
     distortion, generator = DISTORTIONS[name](), torch.Generator().manual_seed(0)
-    pixels, kornia = batch.images[:, None].float() / 255, kornia_peer(name)
+    assert isinstance(distortion, Warping)
+    pixels, kornia = batch.pixels.float() / 255, kornia_peer(name)
     works: dict[str, Callable[[], object]] = {
-        "ours": lambda: distort(batch.images, distortion, distortion.draw(BATCH, generator))
+        "ours": lambda: distort(batch.pixels, distortion, distortion.draw(BATCH, generator))
     }
     if kornia is not None:
         works["kornia"] = lambda: kornia(pixels)
     rates = {peer: BATCH / seconds for peer, seconds in watch.medians(**works).items()}
-    loader = per_sample_loader(digits, name)
+    loader = per_sample_loader(images, name)
     rates["torchvision"] = LOADED / watch.timed(lambda: sum(len(labels) for _, labels in loader))
     return Row(f"distortion {name}", "images/s", rates.pop("ours"), rates)
 
 
-def per_sample_loader(digits: Digits, distortion: str) -> DataLoader[tuple[Tensor, Tensor]]:
+def per_sample_loader(images: Images, distortion: str) -> DataLoader[tuple[Tensor, Tensor]]:
     """A DataLoader with two workers that are running already."""
-    samples = PerSample(digits[:LOADED], distortion)
+    samples = PerSample(images[:LOADED], distortion)
     loader = DataLoader(samples, BATCH, num_workers=2, persistent_workers=True)
     for _ in loader:
         pass
     return loader
 
 
-class Plain(nn.Module):
-    """The same model the usual way: nn.Conv2d, ReLU before pooling, F.affine_grid."""
-
-    def __init__(self, model: DigitClassifier) -> None:
-        super().__init__()
-        self.classifier, self.pool = rebuilt(model.classifier), model.pool
-        transformer = model.transformer
-        self.localisation: nn.Module | None = None
-        if transformer is not None:
-            self.localisation = nn.Sequential(
-                nn.AvgPool2d(transformer.pool) if transformer.pool > 1 else nn.Identity(),
-                rebuilt(transformer.localisation),
-                transformer.regression,
-            )
-            self.grid, self.size = transformer.transform, transformer.output_size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 1, C, C) -> logits (B, 10)."""
-        if self.localisation is not None:
-            theta, size = self.localisation(images), self.size or images.shape[-2:]
-            if isinstance(self.grid, AffineGrid):
-                shape = [len(images), 1, *size]
-                grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
-            else:
-                grid = self.grid(theta, size)
-            images = F.avg_pool2d(F.grid_sample(images, grid, align_corners=False), self.pool)
-        logits: Tensor = self.classifier(images)
-        return logits
+def plain(network: Network) -> nn.Sequential:
+    """The same network the usual way: nn.Conv2d, ReLU before pooling, F.affine_grid."""
+    stages = copy.deepcopy(network)
+    return nn.Sequential(*(rebuilt(stage) for stage in stages))
 
 
-def rebuilt(layers: nn.Module) -> nn.Sequential:
-    """A copy with plain convolutions and with ReLU before pooling."""
-    assert isinstance(layers, nn.Sequential)
+def rebuilt(stage: nn.Module) -> nn.Module:
+    """A stage with plain modules."""
+    if isinstance(stage, SpatialTransformer):
+        return PlainTransformer(stage)
+    if not isinstance(stage, nn.Sequential):
+        return stage
     found = [
         nn.Conv2d(1, layer.out_channels, layer.kernel_size[0])
         if isinstance(layer, SingleChannelConv2d)
         else layer
-        for layer in layers
+        for layer in stage
     ]
     for number in range(len(found) - 1):
         if isinstance(found[number], nn.MaxPool2d) and isinstance(found[number + 1], nn.ReLU):
             found[number : number + 2] = found[number + 1], found[number]
     return nn.Sequential(*found)
+
+
+class PlainTransformer(nn.Module):
+    """A spatial transformer as tutorials write it: one look, F.affine_grid, F.grid_sample."""
+
+    def __init__(self, transformer: SpatialTransformer) -> None:
+        super().__init__()
+        self.localisation = nn.Sequential(
+            nn.AvgPool2d(transformer.pool) if transformer.pool > 1 else nn.Identity(),
+            rebuilt(transformer.localisation),
+            transformer.regression,
+        )
+        self.grid, self.size = transformer.transform, transformer.output_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H', W')."""
+        theta, size = self.localisation(images), self.size or images.shape[-2:]
+        if isinstance(self.grid, AffineGrid):
+            shape = [*images.shape[:2], *size]
+            grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
+        else:
+            grid = self.grid(theta, size)
+        return F.grid_sample(images, grid, align_corners=False)
 
 
 def plain_rotation(pixels: Tensor) -> Tensor:
@@ -223,9 +230,9 @@ def plain_rotation(pixels: Tensor) -> Tensor:
     return F.grid_sample(pixels, grid, align_corners=False)
 
 
-def training_of(config: Config, splits: Splits, device: torch.device) -> Training:
-    """A training that can go on for ever."""
-    return Training(config, splits.to(device), device)
+def state_of(config: Config, splits: Splits, device: torch.device) -> State:
+    """The state of a run at its first step."""
+    return State(config, splits.to(device), device)
 
 
 def model_config(backbone: str, transform: str, precision: str, distortion: str = "R") -> Config:
@@ -260,19 +267,19 @@ def model_rows(
 ) -> list[Row]:
     """A model's step in each precision, beside the plain one, and where its time goes."""
     device = watch.device
-    trainings = {
-        precision: training_of(model_config(backbone, transform, precision), splits, device)
+    states = {
+        precision: state_of(model_config(backbone, transform, precision), splits, device)
         for precision in dict.fromkeys([default, "float32"])
     }
-    batch = trainings[default].draw_pass(0).batches(BATCH)[0]
-    digits = trainings[default].splits.training
-    plain = Plain(build_model(trainings[default].config)).to(device)
-    optimizer = torch.optim.AdamW(plain.parameters(), 1e-4)
-    pixels, labels = digits.images[batch.order][:, None].float() / 255, digits.labels[batch.order]
+    batch = states[default].draw_pass(0).batches(BATCH)[0]
+    shown = states[default].splits.training[batch.order]
+    peer = plain(states[default].model).to(device)
+    optimizer = torch.optim.AdamW(peer.parameters(), 1e-4)
+    pixels, labels = shown.pixels.float() / 255, shown.labels
 
     def plain_step(images: Tensor, targets: Tensor) -> None:
         optimizer.zero_grad()
-        F.cross_entropy(plain(images), targets).backward()
+        F.cross_entropy(peer(images), targets).backward()
         optimizer.step()
 
     def tutorial_pass() -> None:
@@ -280,8 +287,7 @@ def model_rows(
             plain_step(images.to(device), targets.to(device))
 
     works: dict[str, Callable[[], object]] = {
-        precision: functools.partial(training.take_step, batch)
-        for precision, training in trainings.items()
+        precision: functools.partial(state.take_step, batch) for precision, state in states.items()
     }
     works["plain"] = lambda: plain_step(plain_rotation(pixels), labels)
     seconds = watch.medians(**works)
@@ -290,50 +296,48 @@ def model_rows(
         "tutorial": LOADED / watch.timed(tutorial_pass),
     }
     rows = []
-    for precision, training in trainings.items():
+    for precision, state in states.items():
         step = seconds[precision]
-        rate = flops(training, batch) / step / matmul[precision]
+        rate = flops(state, batch) / step / matmul[precision]
         shares = {f"of the {precision} matrix product's rate": rate}
-        parts = watch.medians(**part_works(training, batch))
+        parts = watch.medians(**part_works(state, batch))
         shares |= {f"of the step: {part}": time / step for part, time in parts.items()}
-        what = f"{training.config.cell.removesuffix(' on R')}, {precision}"
+        what = f"{state.config.cell.model}, {precision}"
         rows.append(Row(what, "images/s", BATCH / step, peers, shares))
     return rows
 
 
-def part_works(training: Training, batch: Plan) -> dict[str, Callable[[], object]]:
+def part_works(state: State, batch: Pass) -> dict[str, Callable[[], object]]:
     """The parts of a step, each with its own backward."""
-    digits, model = training.splits.training, training.model
-    distortion, precision, device = training.config.distort, training.precision, training.device
-    transformer, classifier = model.transformer, model.classifier
-    pixels = digits.images[batch.order]
-    images, labels = distort(pixels, distortion, batch.parameters), digits.labels[batch.order]
+    images, network = state.splits.training, state.model
+    inputs, targets = state.task.batch(images, batch.order, batch.draws)
+    *front, classifier = network
 
     def classify(seen: Tensor) -> None:
-        with autocast(precision, device):
+        with autocast(state.precision, state.device):
             logits = classifier(seen)
-        F.cross_entropy(logits.float(), labels).backward()
+        F.cross_entropy(logits.float(), targets).backward()
 
     def distortion_alone() -> None:
-        distort(digits.images[batch.order], distortion, batch.parameters)
+        state.task.batch(images, batch.order, batch.draws)
 
     works: dict[str, Callable[[], object]] = {"distortion": distortion_alone}
-    if transformer is None:
-        return {**works, "classifier": lambda: classify(images)}
+    if not front:
+        return {**works, "classifier": lambda: classify(inputs)}
 
     def transform() -> None:
-        with autocast(precision, device):
-            warped = model.shrink(transformer(images))
+        with autocast(state.precision, state.device):
+            warped = nn.Sequential(*front)(inputs)
         warped.backward(torch.ones_like(warped))
 
-    seen = model.shrink(transformer(images)).detach().requires_grad_()
+    seen = nn.Sequential(*front)(inputs).detach().requires_grad_()
     return {**works, "transformer": transform, "classifier": lambda: classify(seen)}
 
 
-def flops(training: Training, batch: Plan) -> int:
+def flops(state: State, batch: Pass) -> int:
     """Floating-point operations of convolutions and matrix products in a step, as torch counts."""
     with FlopCounterMode(display=False) as counter:
-        training.update_weights(*batch)
+        state.update_weights(batch.order, *batch.draws)
     return int(counter.get_total_flops())
 
 
@@ -346,19 +350,20 @@ def matmul_rate(dtype: torch.dtype, watch: Stopwatch) -> float:
 
 FIRST_STEP = """
 import os
-from stn_train import cli_train, progress, trainer
-class Ends(trainer.Observer):
+from stn_train.cli.train import run_train
+from stn_train.trainer import observers
+class Ends(observers.Observer):
     def stepped(self, step):
         os._exit(0)
-progress.progress = lambda quiet: Ends()
-cli_train.run_train()
+observers.progress = lambda quiet: Ends()
+run_train()
 """
 
 
-def process_rows(data_dir: Path | None, device: torch.device) -> list[Row]:
+def process_rows(device: torch.device) -> list[Row]:
     """Start-up times and the peak memory of the commands, as a user meets them."""
-    where = ["--device", device.type, *(["--data-dir", str(data_dir)] if data_dir else [])]
-    command = "from stn_train.cli_train import run_train; run_train()"
+    where = ["--device", device.type]
+    command = "from stn_train.cli.train import run_train; run_train()"
     with tempfile.TemporaryDirectory() as folder:
 
         def seconds(code: str, *arguments: str) -> float:
@@ -381,38 +386,35 @@ def process_rows(data_dir: Path | None, device: torch.device) -> list[Row]:
 
 STEPS_FOR_A_WHILE = """
 import sys, time
-from pathlib import Path
 import torch
-from benchmark import BATCH, model_config, training_of
-from stn_train.data import load_splits
-from stn_train.device import keep_freed_memory
-backbone, threads, device, data_dir, seconds = sys.argv[1:]
+from benchmark import BATCH, model_config, state_of
+from stn_train.data.sources import load_splits
+from stn_train.runs.machine import keep_freed_memory
+backbone, threads, device, seconds = sys.argv[1:]
 torch.set_num_threads(int(threads))
 keep_freed_memory()
 config = model_config(backbone, "Aff", "auto")
-splits = load_splits(config.data, Path(data_dir) if data_dir else None)
-training = training_of(config, splits, torch.device(device))
-batches = training.draw_pass(0).batches(BATCH)[:-1]
+state = state_of(config, load_splits(config.data), torch.device(device))
+batches = state.draw_pass(0).batches(BATCH)[:-1]
 for batch in batches[:8]:
-    training.take_step(batch)
+    state.take_step(batch)
 steps, started = 0, time.perf_counter()
 while time.perf_counter() < started + float(seconds):
-    float(training.take_step(batches[steps % len(batches)]))  # waits for a GPU
+    float(state.take_step(batches[steps % len(batches)]))  # waits for a GPU
     steps += 1
 print(steps * BATCH / (time.perf_counter() - started))
 """
 
 
-def together_rows(data_dir: Path | None, watch: Stopwatch) -> list[Row]:
+def together_rows(watch: Stopwatch) -> list[Row]:
     """Several runs at once, each in a process with its share of the cores, beside one run."""
     own, on_cpu = cores(), watch.device.type == "cpu"
     rows = []
     for backbone in ("FCN", "CNN"):
         rates = {}
         for runs in (1, own if on_cpu else 4):
-            what = [backbone, str(max(1, own // runs)), watch.device.type]
-            arguments = [*what, str(data_dir or ""), str(4 * watch.seconds)]
-            line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *arguments]
+            what = [backbone, str(max(1, own // runs)), watch.device.type, str(4 * watch.seconds)]
+            line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *what]
             folder = Path(__file__).parent
             processes = [
                 subprocess.Popen(line, stdout=subprocess.PIPE, cwd=folder) for _ in range(runs)
@@ -428,19 +430,19 @@ def growth_rows(splits: Splits, device: torch.device) -> list[Row]:
     """Time per pass as the data grows."""
     config = model_config("FCN", "Aff", "auto")
     rows = []
-    for digits in GROWTH:
-        part = Splits(splits.training[:digits], splits.validation[:0], splits.test[:1], "")
-        training = training_of(config, part, device)
+    for images in GROWTH:
+        part = Splits(splits.training[:images], splits.validation[:0], splits.test[:1], "")
+        state = state_of(config, part, device)
         seconds = []
         for passed in range(4):
             started = time.perf_counter()
-            for batch in training.draw_pass(passed).batches(BATCH):
-                training.take_step(batch)
+            for batch in state.draw_pass(passed).batches(BATCH):
+                state.take_step(batch)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-        rate = digits / median(seconds[1:])
-        rows.append(Row(f"ST-FCN Aff, a pass over {digits:,} digits", "images/s", rate))
+        rate = images / median(seconds[1:])
+        rows.append(Row(f"ST-FCN Aff, a pass over {images:,} digits", "images/s", rate))
     return rows
 
 
@@ -454,31 +456,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Measure, then print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--data-dir", type=Path, help="as for stn-train")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each contender")
-    options = parser.parse_args()
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seconds: Annotated[float, typer.Option(help="For each contender.")] = 3.0,
+) -> None:
+    """Measure how fast it is beside its peers, and print a table or JSON."""
     keep_freed_memory()
-    device = torch.device(options.device)
-    watch = Stopwatch(device, options.seconds)
+    where = torch.device(device)
+    watch = Stopwatch(where, seconds)
     # First: a process that starts another lends it its own memory in the kernel's books.
-    rows = process_rows(options.data_dir and options.data_dir.absolute(), device)
-    rows += together_rows(options.data_dir and options.data_dir.absolute(), watch)
-    splits = load_splits(Config().data, options.data_dir)
+    rows = process_rows(where)
+    rows += together_rows(watch)
+    splits = load_splits(Config().data)
     rows += distortion_rows(splits.training, watch)
     rows += step_rows(splits, watch)
-    rows += growth_rows(splits, device)
-    if options.json:
-        environment = describe_environment(device)
-        del environment["command"]  # where somebody's digits lie is nobody's business
+    rows += growth_rows(splits, where)
+    if as_json:
+        environment = describe_environment(where)
+        del environment["command"]  # the folders of a machine do not belong into a result
         print(json.dumps({"environment": environment, "rows": list(map(asdict, rows))}, indent=1))
     else:
         print(table(rows))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -175,7 +175,9 @@ class Config(Settings):
         if not isinstance(data, dict) or "given" in data:
             return data  # recorded by a run: every setting is there
         data = present_layout(data)
-        given = {key: plain(key, value) for key, value in data.items()}
+        given = plain((), data)
+        if isinstance(data.get("backbone"), Settings):
+            data = data | {"backbone": given["backbone"]}  # the recipe adds to what was set
         return with_recipe(data) | {"given": given}
 
     @field_validator("distortion", mode="after")
@@ -275,8 +277,11 @@ REGISTRIES: dict[tuple[str, ...], Mapping[str, type[Settings]]] = {
 }
 """The keys of a config whose value is chosen from a registry."""
 
-FORMER_SECTIONS = {"data", "distort", "model", "train", "evaluate"}
-"""The sections of every config that a run recorded in the former layout."""
+FORMER_KEYS = {
+    *("distortion", "backbone", "transform", "seed", "recipe"),
+    *("data", "distort", "model", "train", "evaluate"),
+}
+"""What every config has that a run recorded in the former layout; hardly one written by hand."""
 
 
 def present_layout(data: dict[str, Any]) -> dict[str, Any]:
@@ -287,15 +292,16 @@ def present_layout(data: dict[str, Any]) -> dict[str, Any]:
     """
     data = copy.deepcopy(data)
     distort = data.pop("distort", None)
-    if distort is not None:
-        name, own = chosen_in(data, "distortion")
+    name, own = chosen_in(data, "distortion")
+    if distort is not None and isinstance(name, str):
         data["distortion"] = {name: {**distort, **own} if isinstance(distort, dict) else distort}
     model = data.get("model")
     if isinstance(model, dict) and former_backbone_keys(model):
         name, own = chosen_in(data, "backbone")
         moved = {key: model.pop(key) for key in former_backbone_keys(model)}
-        known = BACKBONES[name].model_fields if name in BACKBONES else {}
-        data["backbone"] = {name: {k: v for k, v in moved.items() if k in known} | own}
+        if isinstance(name, str):
+            known = BACKBONES[name].model_fields if name in BACKBONES else {}
+            data["backbone"] = {name: {k: v for k, v in moved.items() if k in known} | own}
     return data
 
 
@@ -306,13 +312,16 @@ def former_backbone_keys(model: dict[str, Any]) -> list[str]:
 
 
 def chosen_in(data: dict[str, Any], key: str) -> tuple[Any, dict[str, Any]]:
-    """The name that config data choose under a key of the top level, and its settings there."""
+    """The name that config data choose under a key of the top level, and its settings there.
+
+    Where there is no choice but something else, that is returned in place of the name.
+    """
     default = name_of(REGISTRIES[key,], Config.model_fields[key].default)
     try:
         name, settings = name_and_settings(data.get(key, default))
     except ValueError:
         return data[key], {}
-    return name, settings if isinstance(settings, dict) else {}
+    return (name, settings) if isinstance(settings, dict) else (data[key], {})
 
 
 def recorded(data: dict[str, Any]) -> dict[str, Any]:
@@ -329,13 +338,18 @@ def recorded(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"given": given}
 
 
-def plain(key: str, value: Any) -> Any:
-    """A value of a config in types that YAML has, if it is an object."""
+def plain(key: tuple[str, ...], value: Any) -> Any:
+    """The value of a key of a config, in types that YAML has where it holds Settings."""
+    if isinstance(value, dict):
+        return {name: plain((*key, name), each) for name, each in value.items()}
     if not isinstance(value, Settings):
         return copy.deepcopy(value)
     settings = value.model_dump(mode="json", exclude_unset=True)
-    registry = REGISTRIES.get((key,))
-    return settings if registry is None else {name_of(registry, value): settings}
+    registry = REGISTRIES.get(key)
+    if registry is None:
+        return settings
+    known = type(value) in registry.values()
+    return {name_of(registry, value): settings} if known else value
 
 
 def refuse_other_config(

@@ -1,6 +1,7 @@
 """YAML files and ``--set`` to configs: every mistake in them is told, by file and line."""
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from pydantic_core import ErrorDetails
 from yaml.composer import ComposerError
 
 from stn_train.config import (
-    FORMER_SECTIONS,
+    FORMER_KEYS,
     REGISTRIES,
     Config,
     chosen_in,
@@ -24,7 +25,7 @@ from stn_train.config import (
 from stn_train.errors import ConfigError
 from stn_train.models.backbones import BACKBONES
 from stn_train.recipes import DURATIONS
-from stn_train.settings import name_and_settings
+from stn_train.settings import name_and_settings, name_of
 from stn_train.shipped_configs import config_directories, shipped_configs
 
 MAX_CONFIG_BYTES = 100_000
@@ -58,9 +59,10 @@ class Source:
 
     def as_written(self, key: Key) -> Key:
         """A key of the present layout as the user wrote it, perhaps in the former one."""
-        if key not in self.places and len(key) == 3:
-            former = {"distortion": "distort", "backbone": "model"}.get(key[0], "")
-            return (former, key[2]) if (former, key[2]) in self.places else key
+        former = {"distortion": "distort", "backbone": "model"}.get(key[0] if key else "")
+        if former and len(key) > 1 and key not in self.places:
+            written = (former, *key[2:])
+            return written if written in self.places else key
         return key
 
 
@@ -95,7 +97,7 @@ def overridden(
     Of data that a run recorded, all settings stay as they were resolved then; but where an
     override changes what they were resolved from, they are resolved anew from what was given.
     """
-    if "given" not in data and not data.keys() >= FORMER_SECTIONS:
+    if "given" not in data and not data.keys() >= FORMER_KEYS:
         data = present_layout(data)
         problems = [*problems, *apply_overrides(data, overrides, source)]
         return check(data, source, problems)
@@ -105,25 +107,29 @@ def overridden(
         raise ConfigError([f"{source.of(('given',))}: given must be a section"])
     if any(resolves_anew(override, resolved) for override in overrides):
         return check(given, source, [*problems, *apply_overrides(given, overrides, source)])
+    if any(override.strip().startswith("data.source") for override in overrides):
+        forget_canvas(resolved, given)
     problems = [*problems, *apply_overrides(resolved, overrides, source)]
     apply_overrides(given, overrides, Source("given"))
     return check(resolved | {"given": given}, source, problems)
 
 
 def resolves_anew(override: str, data: dict[str, Any]) -> bool:
-    """Whether an override changes the recipe, or what the recipe's settings depend on."""
+    """Whether an override changes the recipe, or the backbone, which it depends on."""
     dotted, _, text = override.partition("=")
-    key = tuple(dotted.strip().split("."))
-    if key not in (("recipe",), ("backbone",), ("data", "source")):
+    key = dotted.strip()
+    if key not in ("recipe", "backbone"):
         return False
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        return not is_same_choice(value_of(text), data.get(key))
+    except ValueError:
         return False
-    *sections, last = key
-    for section in sections:
-        data = data.get(section, {})
-    return not is_same_choice(value, data.get(last))
+
+
+def forget_canvas(resolved: dict[str, Any], given: dict[str, Any]) -> None:
+    """Drop a canvas that nobody gave, in place: its size follows from the source's images."""
+    if "canvas_px" not in chosen_in(given, "distortion")[1]:
+        chosen_in(resolved, "distortion")[1].pop("canvas_px", None)
 
 
 def is_same_choice(value: Any, present: Any) -> bool:
@@ -248,19 +254,21 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
     if not equals or not all(written):
         return [f"--set {override}: write it as section.key=value, for example train.epochs=5"]
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError, RecursionError):
+        value = value_of(text)
+    except ValueError:
         return [f"--set {override}: {text!r} is not a value YAML can read"]
-    if isinstance(value, str) and is_number(value):
-        value = float(value)  # on a command line 1e-4 means the number
     key = present_key(written, data)
     if key is None:
         return []  # of a backbone that is not the chosen one
     section, place = data, f"--set {override}"
+    if key[0] == "given":
+        return [f"{place}: given is written by the program; set the key itself"]
     for depth, name in enumerate(key[:-1], start=1):
         if not isinstance(section.get(name), dict):
-            chosen = section.get(name)
-            if key[:depth] in REGISTRIES and isinstance(chosen, str):
+            if key[:depth] in REGISTRIES:
+                chosen = section.get(name, default_choice(key[:depth])) or "none"
+                if not isinstance(chosen, str):
+                    return []  # not a choice, as the check will say
                 section[name] = {chosen: {}}  # a name alone: make room for settings
             else:
                 section[name] = {}
@@ -279,6 +287,23 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
     section[key[-1]] = value
     source.note(key, place, dotted.strip())
     return []
+
+
+def value_of(text: str) -> Any:
+    """The value of a YAML text on a command line, where 1e-4 means the number.
+
+    Raises ValueError if there is none.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return float(value) if isinstance(value, str) and is_number(value) else value
+
+
+def default_choice(key: Key) -> str:
+    """The name that is chosen where a config lacks the key of a choice."""
+    return name_of(REGISTRIES[key], functools.reduce(getattr, key, DEFAULTS))
 
 
 def present_key(key: Key, data: dict[str, Any]) -> Key | None:
@@ -333,6 +358,10 @@ def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str
             return f"{place}: {key} is missing; it has no default"
         case "missing" | "too_long":  # the only list of a fixed length
             return f"{place}: {key} must be a list of 2, such as [64, 64]"
+        case "canvas_px":
+            name, _ = chosen_in(present_layout(data), "distortion")
+            location = source.as_written(("distortion", name, "canvas_px"))
+            return f"{source.of(location)}: {'.'.join(location[:-1])}.{details['msg']}"
         case "sizes":
             named = tuple(details["msg"].split()[0].split("."))
             return f"{source.of(named)}: {details['msg']}"
@@ -386,7 +415,7 @@ def known_keys(section: Key, data: dict[str, Any]) -> list[str]:
     if section[:1] in (("distort",), ("model",)) and len(section) == 1:
         chosen = "distortion" if section == ("distort",) else "backbone"
         name, _ = chosen_in(present_layout(data), chosen)
-        kind = REGISTRIES[chosen,].get(name)
+        kind = REGISTRIES[chosen,].get(name) if isinstance(name, str) else None
         own = list(kind.model_fields) if kind else []
         return own if section == ("distort",) else [*type(DEFAULTS.model).model_fields, *own]
     registry = REGISTRIES.get(section[:-1])

@@ -39,13 +39,17 @@ class Choice:
 
     def validate(self, value: Any) -> Settings | None:
         """The settings that a config names; raises PydanticCustomError or ValidationError."""
-        if isinstance(value, Settings) or (self.none and value is None):
+        if self.none and value is None:
+            return None
+        if isinstance(value, Settings) and type(value) in self.registry.values():
             return value
         try:
             name, settings = name_and_settings(value)
         except (TypeError, ValueError):
             name, settings = value, {}
-        if self.none and name == "none" and not settings:
+        if self.none and name == "none":
+            if settings:
+                raise PydanticCustomError("no_settings", "none has no settings")
             return None
         if not isinstance(name, str) or name not in self.registry:
             # The type and context of pydantic's own error for a closed choice.

@@ -112,8 +112,8 @@ def tell_score(report: Mapping[str, Any], measure: "Measure") -> None:
     """
     unit, draws = measure.unit, report["draws_percent"]
     low, high = report["interval_95_percent"]
-    name = f"test {measure.name}".ljust(12)
-    typer.echo(f"{name}{draws[0]:.2f} {unit} (95 %: {low:.2f} to {high:.2f} {unit})")
+    name = f"test {measure.name}"
+    typer.echo(f"{name:11} {draws[0]:.2f} {unit} (95 %: {low:.2f} to {high:.2f} {unit})")
     if len(draws) > 1:
         low, high = report["draws_mean_interval_95_percent"]
         typer.echo(

@@ -204,9 +204,7 @@ def train_in(
     else:
         tell_result(settings, trained.result)
         typer.echo(f"run         {run.path}")
-    drawn = Run(
-        run.last, settings, trained.model.cpu(), trained.result.steps, splits.training.format
-    )
+    drawn = Run(run.last, settings, trained.model.cpu(), trained.steps, splits.training.format)
     for name in pictures_of(settings):
         try:
             figure = PICTURES[name](drawn, splits.test)

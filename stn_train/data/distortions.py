@@ -41,10 +41,13 @@ from stn_train.settings import Settings
 DIGIT_PX = 28
 """Side of MNIST's images. Sizes given in pixels are meant for these."""
 
+SMALLEST_PX, LARGEST_PX = 8, 1024
+"""Bounds of the sides of images and canvases."""
+
 SWEEP_DRAWS = 6
 """How many draws `Warping.sweep` passes through."""
 
-CanvasSide = Annotated[int, Field(ge=DIGIT_PX, le=1024)]
+CanvasSide = Annotated[int, Field(ge=SMALLEST_PX, le=LARGEST_PX)]
 Scale = Annotated[float, Field(ge=0.1, le=4)]
 Pixels = Annotated[float, Field(ge=0, le=1024)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
@@ -55,7 +58,7 @@ class Distortion(Settings, ABC):
 
     canvas_px: CanvasSide = DIGIT_PX
     """Side of the distorted image in pixels; the image starts in its middle. Unless given, it
-    grows with the images of a source that are larger than 28 px."""
+    grows or shrinks with the images of a source that are not 28 px wide."""
 
     _image_px: int = PrivateAttr(default=DIGIT_PX)
 
@@ -67,15 +70,18 @@ class Distortion(Settings, ABC):
     def fitted(self, image_px: int) -> Self:
         """The same distortion for images of another side.
 
-        Raises ValueError if they are larger than a canvas that was given.
+        Raises ValueError if they are larger than a canvas that was given, or theirs too large.
         """
-        canvas_px = self.canvas_px
-        if "canvas_px" not in self.model_fields_set:
+        given, canvas_px = "canvas_px" in self.model_fields_set, self.canvas_px
+        if not given:
             canvas_px = round(canvas_px * image_px / self._image_px)
-        if canvas_px < image_px:
-            raise ValueError(f"canvas_px is {canvas_px}; the images are {image_px} px wide")
+        if not image_px <= canvas_px <= LARGEST_PX:
+            allowed = f"for images of {image_px} px it must be {image_px} to {LARGEST_PX}"
+            raise ValueError(f"canvas_px is {canvas_px}; {allowed}")
         copy = self.model_copy(update={"canvas_px": canvas_px})
         copy._image_px = image_px
+        if not given:  # model_copy counts as given what it updates
+            copy.model_fields_set.discard("canvas_px")
         return copy
 
     @abstractmethod
@@ -217,8 +223,8 @@ class RotationScaleTranslation(ScaledWarping):
     """RTS: rotated, scaled and placed at a random location of a 42 x 42 image (section 4.1)."""
 
     canvas_px: CanvasSide = 42
-    """Side of the distorted image in pixels; 42 in the paper. Unless given, it grows with the
-    images of a source that are larger than 28 px."""
+    """Side of the distorted image in pixels; 42 in the paper. Unless given, it grows or shrinks
+    with the images of a source that are not 28 px wide."""
     max_angle_deg: Degrees = 45.0
     """The angle is uniform between minus this and this."""
     min_scale: Scale = 0.7

@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from torch import Tensor
 from typing_extensions import override
 
-from stn_train.data.distortions import DIGIT_PX
+from stn_train.data.distortions import DIGIT_PX, LARGEST_PX, SMALLEST_PX
 from stn_train.data.images import Images
 from stn_train.data.mnist import load_mnist
 from stn_train.errors import ConfigError, DataError
@@ -97,22 +97,34 @@ class TorchvisionSource(Source):
         open_part = getattr(datasets, self.dataset)
         try:
             training, test = (
-                self.images_of(quietly(open_part, str(data_dir), download=True, **part))
+                whole(self.images_of(quietly(open_part, str(data_dir), download=True, **part)))
                 for part in self.parts()
             )
-        except (OSError, RuntimeError, ValueError, EOFError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:  # of a damaged file: AssertionError, KeyError, ValueError, ...
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{self.dataset} could not be loaded from {data_dir}, nor downloaded to it: "
-                f"{reason}\n  To get it elsewhere: put the files that torchvision downloads into "
-                f"{data_dir / self.dataset / 'raw'},\n  or name a folder that has them with "
-                f"--data-dir or {DATA_DIR_VARIABLE}."
+                f"{reason}\n  Put the files that torchvision downloads into "
+                f"{data_dir / self.dataset / 'raw'}, without those there that are damaged,\n"
+                f"  or name a folder that has them with --data-dir or {DATA_DIR_VARIABLE}."
             ) from None
         return training, test
 
     @override
     def origin(self, data_dir: Path) -> str:
         return f"{self.dataset} in {data_dir}"
+
+
+def whole(images: Images) -> Images:
+    """The images; raises ValueError unless there are as many labels, each of a class."""
+    counts = len(images.pixels), len(images.labels)
+    if counts[0] != counts[1] or not counts[0]:
+        raise ValueError(f"there are {counts[0]} images and {counts[1]} labels")
+    if images.format.shape != (1, DIGIT_PX, DIGIT_PX):
+        raise ValueError(f"the images have the shape {images.format.shape}")
+    if not 0 <= int(images.labels.min()) <= int(images.labels.max()) < len(images.classes):
+        raise ValueError(f"a label is none of the {len(images.classes)} classes")
+    return images
 
 
 class FashionMnist(TorchvisionSource):
@@ -170,7 +182,7 @@ class Folder(Source):
 
     path: Annotated[str, Field(min_length=1)]
     """The folder."""
-    size: Annotated[int, Field(ge=8, le=1024)] = 32
+    size: Annotated[int, Field(ge=SMALLEST_PX, le=LARGEST_PX)] = 32
     """Height and width in pixels: the shorter side is resized to it, the middle is cut out."""
     colour: bool = False
     """Three channels (red, green, blue) instead of one (grey)."""
@@ -219,7 +231,10 @@ class Folder(Source):
 
         try:
             with Image.open(path) as picture:
-                upright = ImageOps.exif_transpose(picture).convert("RGB" if self.colour else "L")
+                upright = ImageOps.exif_transpose(picture)
+                if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip, not scale
+                    upright = upright.point(lambda value: value * (1 / 257))
+                upright = upright.convert("RGB" if self.colour else "L")
                 square = ImageOps.fit(upright, (self.size, self.size), Image.Resampling.LANCZOS)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} cannot be read: {error}") from None
@@ -242,12 +257,15 @@ def images_from(pictures: Sequence[Picture], classes: tuple[str, ...]) -> Images
 
 
 def kept_for_test(paths: Sequence[Path], share: float) -> set[Path]:
-    """A share of the files of each folder, those whose names hash lowest; one at least."""
+    """A share of the files of each folder, those whose names hash lowest.
+
+    One at least is kept for the test, and one for training; of a single file, that for training.
+    """
     kept: set[Path] = set()
     for folder in {path.parent for path in paths}:
         files = [path for path in paths if path.parent == folder]
         files.sort(key=lambda path: hashlib.sha256(path.name.encode()).digest())
-        kept |= set(files[: max(1, round(share * len(files)))])
+        kept |= set(files[: min(max(1, round(share * len(files))), len(files) - 1)])
     return kept
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from stn_train.config import Config, recorded
 from stn_train.config_file import Source, check
@@ -176,14 +178,40 @@ def config_of(path: Path, checkpoint: Checkpoint) -> Config:
     except ConfigError as error:
         reason = "; ".join(error.problems)
         raise CheckpointError(f"{path} holds a config that is not valid: {reason}") from None
+    except TypeError as error:  # a list where the former layout has a name
+        raise CheckpointError(f"{path} holds a config that is not valid: {error}") from None
 
 
 def restore_model(path: Path, checkpoint: Checkpoint, config: Config) -> Network:
     """The model of a checkpoint with its weights; raises CheckpointError where they do not fit."""
-    model = config.build_network(checkpoint.image_format)
-    check_weights(path, checkpoint.weights, model)
+    images, side_px = checkpoint.image_format, config.data.source.side_px
+    if images.shape[1:] != (side_px, side_px):
+        found = f"its images are {images.shape[1:]} px, those of its config {side_px} px"
+        raise CheckpointError(f"{path} is damaged: {found}")
+    with WithoutMemory():  # a small file must not make us build a large network
+        check_weights(path, checkpoint.weights, config.build_network(images))
+    model = config.build_network(images)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
+
+
+class WithoutMemory(TorchFunctionMode):
+    """While it is entered, layers are built with weights that have a shape and no content.
+
+    Like ``torch.device("meta")``, but for `torch.empty` alone: a transform solves its linear
+    system as always, for which meta tensors import a second of code.
+    """
+
+    @override
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        meta = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **meta})
 
 
 def check_weights(path: Path, weights: dict[str, Any], model: nn.Module) -> None:

@@ -1,12 +1,13 @@
 """result.json: what a finished run measured, and on what. Written and read here."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from stn_train.config import Cell
 from stn_train.errors import CheckpointError
@@ -17,15 +18,13 @@ from stn_train.tasks.base import Measure
 Interval = Annotated[tuple[float, float], Field(strict=False)]  # JSON has lists only
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Result:
     """A finished run: how it was trained, and how its model did on the test images.
 
-    Percentages are of the task's measure: the error, in a classification. Fields with a default
-    are missing in the results of earlier versions.
+    Percentages are of the task's measure: the error, in a classification. A field that defaults
+    to None is not in the files of early versions.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
 
     task: str = "classification"
     """Name in TASKS."""
@@ -55,7 +54,7 @@ class Result:
     """Which test images were answered wrongly in any draw."""
     mistaken_on_draws: list[int]
     """In how many draws, for each of them."""
-    validation_percent: float | None
+    validation_percent: float | None = None
     """The last; None without validation."""
     data: str
     """Name of the source in SOURCES."""
@@ -68,8 +67,8 @@ class Result:
     """Weights of the whole model."""
     localisation_parameters: int | None = None
     """Weights of its spatial transformers."""
-    resumed_at_steps: list[int] = field(default_factory=list)
-    changes: list[str] = field(default_factory=list)
+    resumed_at_steps: list[int] | None = None
+    changes: list[str] | None = None
     """Settings that were changed when it was resumed."""
     config: dict[str, Any]
     """`Config.as_dict` of the run."""
@@ -105,10 +104,10 @@ class Result:
             known = ", ".join(TASKS)
             raise CheckpointError(f"{where} cannot be read: task is {task!r}; known are {known}")
         keys = keys_in_file(TASKS[task].measure)
-        values = {name: data[key] for name, key in keys.items() if key in data}
-        cell = {key: data.get(key) for key in Cell._fields}
+        values = {name: data[key] for name, key in keys.items() if key in data and name != "cell"}
+        cell: dict[str, Any] = {key: data.get(key) for key in Cell._fields}
         try:
-            return SCHEMA.validate_python(values | {"cell": cell})
+            return cls(cell=Cell(**cell), **values)
         except ValidationError as error:
             name, *place = map(str, error.errors()[0]["loc"])
             key = place[0] if name == "cell" else keys[name]
@@ -122,12 +121,13 @@ class Result:
             value = getattr(self, name)
             if name == "cell":
                 content |= self.cell._asdict()
-            else:
+            elif value is not None or name in NULL_IN_FILE:
                 content[key] = [*value] if isinstance(value, tuple) else value
         return content
 
 
-SCHEMA = TypeAdapter(Result)
+NULL_IN_FILE = ("validation_percent", "confusion")
+"""The fields that are in the file even where they are None."""
 
 
 def keys_in_file(measure: Measure) -> dict[str, str]:

@@ -220,7 +220,9 @@ def changed_keys(
 ) -> Iterator[tuple[str, Any]]:
     """The settings of another config that differ from a base: dotted keys and values."""
     for key, value in other.items():
+        if key == "given":
+            continue  # written by the program
         if isinstance(value, dict) and isinstance(base.get(key), dict):
             yield from changed_keys(base[key], value, f"{prefix}{key}.")
-        elif base.get(key) != value and key != "given":
+        elif base.get(key) != value:
             yield f"{prefix}{key}", value

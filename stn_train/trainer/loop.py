@@ -38,6 +38,8 @@ class TrainResult:
     evaluation: Evaluation
     result: Result
     """The content of result.json."""
+    steps: int
+    """Optimiser steps that were taken."""
 
 
 def train(
@@ -93,7 +95,7 @@ def train(
     total_seconds = train_seconds + time.perf_counter() - tested
     result = result_of(state, evaluation, environment, train_seconds, total_seconds)
     write_json(run.result, result.as_dict())
-    return TrainResult(model, evaluation, result)
+    return TrainResult(model, evaluation, result, state.step)
 
 
 def result_of(

@@ -6,7 +6,7 @@ Legend: M rows, the outputs of a layer; N columns, the inputs of one output.
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from typing_extensions import override
 
 from stn_train.config import TrainSettings
 from stn_train.models.spatial_transformer import OutputLayer, SpatialTransformer
+
+M = TypeVar("M", bound=nn.Module)
 
 # The optimiser.
 
@@ -186,7 +188,7 @@ def orthogonal(matrix: Tensor, iteration: str) -> Tensor:
 # The average.
 
 
-class AveragedWeights:
+class AveragedWeights(Generic[M]):
     """A moving average of a model's parameters over its steps.
 
     Buffers that are saved, such as BatchNorm's statistics, are averages already: the newest count.
@@ -196,15 +198,15 @@ class AveragedWeights:
     every step, which waits for a GPU and cannot be captured.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False)
+    def __init__(self, model: M, decay: float) -> None:
+        self.model: M = copy.deepcopy(model).requires_grad_(False)
         self.decay = decay
         self.count = torch.zeros((), device=next(model.parameters()).device)
         saved = model.state_dict()
         self.buffers = [name for name, _ in model.named_buffers() if name in saved]
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: M) -> None:
         """Take the model's present weights into the average; the first become the average."""
         averages: list[Tensor] = [*self.model.parameters()]
         weights: list[Tensor] = [*model.parameters()]

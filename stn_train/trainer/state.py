@@ -51,12 +51,13 @@ class State:
         self.precision = choose_precision(settings.precision, device)
         torch.manual_seed(config.seed)
         # Weights are drawn on the CPU: the same on every device.
-        self.model: Network = config.build_network(splits.training.format).to(device)
+        self.model = config.build_network(splits.training.format)
+        self.model.to(device)
         self.pass_steps = steps_per_pass(settings, len(splits.training))
         self.steps = total_steps(settings, len(splits.training))
         self.optimizer: Optimizer = build_optimizer(self.model, settings, self.precision)
         self.schedule: LRScheduler = build_schedule(self.optimizer, settings, self.steps)
-        self.average: AveragedWeights | None = None
+        self.average: AveragedWeights[Network] | None = None
         if settings.ema_decay:
             self.average = AveragedWeights(self.model, settings.ema_decay)
         self.update: Callable[..., Tensor] = self.update_weights

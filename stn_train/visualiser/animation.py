@@ -22,10 +22,19 @@ from stn_train.runs.directory import Run, load_run
 from stn_train.runs.files import write_atomically
 from stn_train.tasks.examples import Examples, test_examples
 from stn_train.visualiser.pages import Inspected, grid_colours, inspect, one_of_each
-from stn_train.visualiser.style import grid_lines, make_room, pixels_of, show, word_for_images
+from stn_train.visualiser.style import (
+    fitting_size,
+    grid_lines,
+    make_room,
+    pixels_of,
+    show,
+    word_for_images,
+)
 
 COLUMNS = 10
-"""Images in a frame."""
+"""Images in a row of a frame."""
+
+PANEL_INCHES = 0.95
 
 SCORED_IMAGES = 2000
 """Test images that the score in a frame's title is measured on."""
@@ -101,7 +110,7 @@ class Page:
         """Lay it out for these images; every frame must have as many, in the same sizes."""
         kinds = [inspected.inputs, *inspected.outputs.values()]
         count, rows = len(inspected.inputs), len(kinds)
-        self.figure = Figure(figsize=(0.95 * count, 0.95 * rows + 0.75), dpi=80)
+        self.figure = Figure(figsize=(PANEL_INCHES * count, PANEL_INCHES * rows + 0.75), dpi=80)
         self.title = self.figure.suptitle("", fontsize=11, fontweight="bold", y=0.985)
         axes = self.figure.subplots(rows, count, squeeze=False)
         self.figure.subplots_adjust(0.01, 0.01, 0.99, 0.79, wspace=0.06, hspace=0.06)
@@ -132,7 +141,9 @@ class Page:
             for lines, grid in zip(collections, inspected.grids.values(), strict=True):
                 lines.set_segments(grid_lines(grid[number]))
         for answer, head in zip(inspected.answers, self.heads, strict=False):
-            head.set(text=f"→ {answer.given}{'' if answer.right else ' ✗'}", color=answer.colour)
+            text = f"→ {answer.given}{'' if answer.right else ' ✗'}"
+            size = fitting_size(text, PANEL_INCHES, 10)
+            head.set(text=text, fontsize=size, color=answer.colour)
         stream = io.BytesIO()
         self.figure.savefig(stream, format="png")
         return Image.open(stream).convert("RGB")

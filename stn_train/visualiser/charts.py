@@ -39,7 +39,7 @@ POSES = {
 
 POSES_IMAGES = 2000
 
-LEAST_SPREAD = 1e-3
+MIN_SPREAD = 1e-3
 """A part of the pose that the distortion varies by less than this is not drawn."""
 
 NUMBERED_CLASSES = 20
@@ -187,7 +187,7 @@ def poses_undone(run: Run, test: Images) -> Figure:
         raise ConfigError([f"{title}: the transformer has collapsed, there are no poses"])
     labels = undone.labels[posed]
     varied = [
-        name for name in POSES if spread(getattr(undone.true, name)[posed], name) > LEAST_SPREAD
+        name for name in POSES if spread(getattr(undone.true, name)[posed], name) > MIN_SPREAD
     ]
     shown = varied or ["angle_deg"]
     figure = Figure(figsize=(3.3 * max(len(shown), 2), 6.4), dpi=130, layout="constrained")

@@ -26,6 +26,7 @@ from stn_train.visualiser.style import (
     GRID_LINES,
     RIGHT,
     WRONG,
+    fitting_size,
     frame,
     grid_lines,
     make_room,
@@ -212,8 +213,7 @@ def draw_example(place: Any, inspected: Inspected, number: int, width: float) ->
     if inspected.answers:
         answer = inspected.answers[number]
         text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"
-        fitting = 72 * width / (0.55 * len(text))  # a letter is about 0.55 of its height wide
-        place.suptitle(text, fontsize=min(9, fitting), y=0.97, color=answer.colour)
+        place.suptitle(text, fontsize=fitting_size(text, width, 9), y=0.97, color=answer.colour)
 
 
 def grid_colours(inspected: Inspected) -> dict[str, str]:
@@ -290,7 +290,8 @@ def class_by_class(
     """A statistic over the images (N, C, H, W) of each class: (classes, C, H, W)."""
     parts = [images[labels == number] for number in range(classes)]
     # A class without an image, in a tiny test set, is black.
-    return torch.stack([statistic(part).nan_to_num() for part in parts])
+    black = torch.zeros_like(images[0])
+    return torch.stack([statistic(part) if len(part) else black for part in parts])
 
 
 def mean(images: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser.pages import front_transformers
 
-LEAST_POINTS = 10
+MIN_POINTS = 10
 """A fit to fewer points inside the image is not used."""
 
-LEAST_AREA = 1e-6
+MIN_AREA = 1e-6
 """Of the image of a unit square; a map below it sends all points to a line or a place."""
 
 
@@ -124,7 +124,7 @@ def fit_affine(points: Tensor, mapped: Tensor) -> Tensor:
     inside = (mapped.abs().amax(-1, keepdim=True) < OUTSIDE - 1).double()  # (N, P, 1)
     normal = basis.T @ (basis * inside)  # (N, 3, 3)
     solved, singular = torch.linalg.solve_ex(normal, basis.T @ (mapped.double() * inside))
-    solved[(singular != 0) | (inside.sum((1, 2)) < LEAST_POINTS)] = math.nan  # (N, 3, 2)
+    solved[(singular != 0) | (inside.sum((1, 2)) < MIN_POINTS)] = math.nan  # (N, 3, 2)
     last = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(len(mapped), 1, 3)
     return torch.cat([solved.mT, last], dim=1)
 
@@ -139,7 +139,7 @@ def poses_undone_by(matrices: Tensor, image_px: int) -> Poses:
     area = torch.linalg.det(linear).abs()
     place = -torch.linalg.solve_ex(linear, offset).result[:, :, 0] / (2 / image_px)  # (N, 2)
     poses = torch.stack([torch.rad2deg(angle), area.rsqrt(), place[:, 0], place[:, 1]], dim=1)
-    poses[(area < LEAST_AREA) | ~poses.isfinite().all(1)] = math.nan
+    poses[(area < MIN_AREA) | ~poses.isfinite().all(1)] = math.nan
     return Poses(*poses.unbind(1))
 
 

@@ -87,6 +87,11 @@ def short(name: str) -> str:
     return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
 
+def fitting_size(text: str, width: float, largest: float) -> float:
+    """The font size in points that a text fits into a width in inches with."""
+    return min(largest, 72 * width / (0.55 * len(text)))  # 0.55: mean width of a letter
+
+
 def word_for_images(classes: Sequence[str]) -> str:
     """What images of these classes are called in pictures."""
     return "digits" if tuple(classes) == DIGITS else "images"

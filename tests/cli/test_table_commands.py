@@ -280,10 +280,12 @@ def test_comparison_names_what_it_cannot_pair(table, written):
     assert as_json.stderr.splitlines() == result.stdout.splitlines()[-3:]
 
 
-def test_reference_stands_for_the_shipped_results(table):
-    result = table("compare", "reference", "reference", "--json")
-    assert len(json.loads(result.stdout)) == len(MNIST.cells)
-    assert result.stderr == ""
+def test_reference_stands_for_the_shipped_results(table, written):
+    result = table("compare", written(of_cell("E:CNN:Aff")), "reference", "--json")
+    (compared,) = json.loads(result.stdout)
+    assert compared["cell_a"] == compared["cell_b"] == ["E", "CNN", "Aff"]
+    others = [cell.title for cell in MNIST.cells if str(cell) != "E:CNN:Aff"]
+    assert result.stderr == f"only in B: {'; '.join(others)}\n"
 
 
 # All commands.

@@ -44,7 +44,9 @@ def test_draw_uniform_reaches_both_ends_of_its_range():
     assert 4.99 < drawn.max() <= 5
 
 
-@pytest.mark.parametrize("draw", [lambda g: draw_uniform(-2, 3, (50,), g), lambda g: draw_normal(1, (50,), g)])
+@pytest.mark.parametrize(
+    "draw", [lambda g: draw_uniform(-2, 3, (50,), g), lambda g: draw_normal(1, (50,), g)]
+)
 def test_the_generator_alone_decides_every_bit(draw):
     torch.manual_seed(1)
     drawn = draw(seeded(5))
@@ -59,9 +61,9 @@ def test_the_generator_alone_decides_every_bit(draw):
 @pytest.mark.parametrize(
     ("seed", "purpose", "number", "expected"),
     [
-        (0, "test", 0, STREAM_0),
-        (1, "order", 0, STREAM_1),
-        (2**63 - 1, "training", 49, STREAM_2),
+        (0, "test", 0, 7375240038197784700),
+        (1, "order", 0, 433034383059858670),
+        (2**63 - 1, "training", 49, 1356710533057410899),
     ],
 )
 def test_seeds_of_streams_have_not_changed(seed, purpose, number, expected):

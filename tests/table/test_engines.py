@@ -11,7 +11,7 @@ import torch
 from conftest import CPU
 
 from stn_train.config import Cell
-from stn_train.data import load_splits
+from stn_train.data.sources import load_splits
 from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.machine import cores

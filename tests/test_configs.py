@@ -1,0 +1,133 @@
+"""The shipped YAML files."""
+
+import itertools
+import re
+
+import pytest
+import yaml
+
+from stn_train.config import Cell, Config
+from stn_train.config_file import load_config
+from stn_train.data.distortions import DISTORTIONS
+from stn_train.data.images import ImageFormat
+from stn_train.geometry.transforms import TRANSFORMS
+from stn_train.models.network import parameter_count
+from stn_train.runs.directory import RunDirectory
+from stn_train.shipped_configs import complete_config, shipped_configs, shipped_directory
+from stn_train.table.paper import TABLES
+
+MNIST = ImageFormat((1, 28, 28), tuple("0123456789"))
+NAMES = [path.name for path in shipped_configs()]
+TABLE = TABLES["mnist"].values
+CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
+OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml"}
+
+
+def lines(name: str) -> list[str]:
+    return (shipped_directory() / name).read_text(encoding="utf-8").splitlines()
+
+
+def test_a_config_ships_for_every_cell_of_the_paper_and_a_few_more():
+    assert len(CELLS) == len(TABLE) == 32
+    assert set(NAMES) == CELLS.keys() | OTHERS
+
+
+def test_cells_of_the_paper_are_all_of_its_distortions_and_models():
+    distortions, backbones = ("R", "RTS", "P", "E"), ("FCN", "CNN")
+    models = itertools.product(distortions, backbones, ("none", "Aff", "Proj", "TPS"))
+    assert {Cell(*names) for names in models} == set(TABLE)
+    for cell in TABLE:
+        assert cell.distortion in DISTORTIONS
+        assert cell.transform in {"none", *TRANSFORMS}
+
+
+def test_names_are_completed_for_the_shell():
+    assert complete_config("rts_aff") == ["rts_affine.yaml", "rts_affine_fcn.yaml"]
+    assert complete_config("") == NAMES
+    assert complete_config("nothing") == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_loads_and_its_network_builds(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = load_config(name).build_network(MNIST)
+    assert parameter_count(network) > 0
+    assert parameter_count(network.classifier) > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_survives_what_a_run_records_of_it(name):
+    config = load_config(name)
+    assert Config.model_validate(config.as_dict()) == config
+    assert Config.from_run(config.as_dict()) == config
+    assert yaml.safe_load(yaml.safe_dump(config.as_dict())) == config.as_dict()
+    assert config.given == yaml.safe_load("\n".join(lines(name)))
+    assert Config.model_validate(config.given) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_head_states_the_cell_and_the_command(name):
+    head = [line for line in lines(name) if line.startswith("#")]
+    assert re.match(r"# .+[:.]", head[0])
+    assert f"# Command: stn-train --config {name}" in head
+    assert any(line.startswith(("# Paper", "# Expect")) for line in head)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cell_is_what_its_name_says_and_says_only_what_differs(name):
+    wanted = CELLS[name]._asdict()
+    assert yaml.safe_load("\n".join(lines(name))) == wanted
+    config = load_config(name)
+    assert config.cell == CELLS[name]
+    assert (config.source_name, config.recipe) == ("mnist", "default")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_title_of_a_cell_is_its_name_in_a_log(name):
+    assert lines(name)[0].startswith(f"# {load_config(name).title}: ")
+
+
+# Table 1 of the paper, test error in %.
+PAPER = {
+    "FCN": "2.1 5.2 3.1 3.2",
+    "CNN": "1.2 0.8 1.5 1.4",
+    "ST-FCN Aff": "1.2 0.8 1.5 2.7",
+    "ST-FCN Proj": "1.3 0.9 1.4 2.6",
+    "ST-FCN TPS": "1.1 0.8 1.4 2.4",
+    "ST-CNN Aff": "0.7 0.5 0.8 1.2",
+    "ST-CNN Proj": "0.8 0.6 0.8 1.3",
+    "ST-CNN TPS": "0.7 0.5 0.8 1.1",
+}
+DISTORTIONS_OF_THE_PAPER = ("R", "RTS", "P", "E")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_published_error_in_the_head_is_the_papers(name):
+    cell = CELLS[name]
+    published = dict(zip(DISTORTIONS_OF_THE_PAPER, PAPER[cell.model].split(), strict=True))
+    told = f"# Paper (Table 1): {published[cell.distortion]} % test error"
+    assert lines(name)[1].startswith((f"{told}.", f"{told};"))
+    assert TABLE[cell] == float(published[cell.distortion])
+
+
+def test_paper_config_is_the_papers_schedule():
+    train = load_config("paper.yaml").train
+    assert (train.optimizer, train.steps, train.schedule) == ("sgd", 150_000, "step")
+
+
+def test_quickstart_keeps_some_digits_for_validation_and_needs_no_download():
+    config = load_config("quickstart.yaml")
+    assert config.source_name == "mnist"
+    assert config.data.validation > 0
+
+
+def test_tutorial_is_undistorted():
+    assert load_config("tutorial.yaml").cell == ("none", "tutorial", "Aff")
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS | {"rts_affine.yaml"}))
+def test_config_of_a_run_is_the_config_it_was_started_with(name, tmp_path):
+    config = load_config(name)
+    run = RunDirectory.claim(tmp_path / "run")
+    run.begin(config, {}, 0)
+    assert load_config(str(run.config)) == config

@@ -1,0 +1,211 @@
+"""Parameter groups, averaging and schedules, against torch's own and by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stn_train.config import Config, TrainSettings
+from stn_train.config_file import load_config
+from stn_train.models.network import build_model
+from stn_train.trainer.optimisers import ITERATIONS, Muon
+from stn_train.trainer.optimisers import (
+    AveragedWeights,
+    build_optimizer,
+    build_schedule,
+    steps_per_pass,
+    total_steps,
+)
+
+
+def settings(**changes) -> TrainSettings:
+    return TrainSettings.model_validate({"learning_rate": 1.0, **changes})
+
+
+def rates(train: TrainSettings, steps: int) -> list[float]:
+    """The learning rate that each of ``steps`` steps is taken with."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], train.learning_rate)
+    schedule = build_schedule(optimizer, train, steps)
+    taken = []
+    for _ in range(steps):
+        taken.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return taken
+
+
+def test_paper_divides_by_10_at_50000_and_100000_of_150000_steps():
+    train = load_config("paper.yaml").train
+    assert train.steps == 150_000
+    taken = rates(train, train.steps)
+    assert [taken[step] for step in (0, 49_999)] == pytest.approx([0.01] * 2)
+    assert [taken[step] for step in (50_000, 99_999)] == pytest.approx([0.001] * 2)
+    assert [taken[step] for step in (100_000, 149_999)] == pytest.approx([0.0001] * 2)
+
+
+def test_constant_never_changes():
+    assert rates(settings(schedule="constant"), 20) == [1.0] * 20
+
+
+def test_cosine_falls_from_the_top_to_almost_nothing():
+    taken = rates(settings(schedule="cosine"), 100)
+    expected = [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
+    assert taken == pytest.approx(expected)
+
+
+def test_one_cycle_rises_for_the_warmup_and_ends_near_zero():
+    taken = rates(settings(warmup=0.25), 100)
+    assert max(taken) == pytest.approx(1.0)
+    assert taken.index(max(taken)) == 24
+    assert taken[:25] == sorted(taken[:25])
+    assert taken[24:] == sorted(taken[24:], reverse=True)
+    assert taken[-1] < 1e-4
+
+
+def test_steps_multiply_at_the_shares_of_the_run():
+    taken = rates(settings(schedule="step", step_at=[0.2, 0.5, 0.5], step_factor=0.5), 10)
+    assert taken == pytest.approx([1.0] * 2 + [0.5] * 3 + [0.125] * 5)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step", "constant"])
+def test_every_schedule_works_for_a_short_run(schedule, steps, warmup):
+    taken = rates(settings(schedule=schedule, warmup=warmup), steps)
+    assert all(0 <= rate <= 1 + 1e-9 for rate in taken)
+    assert max(taken) > 0
+
+
+def test_no_warmup_starts_falling_at_once():
+    taken = rates(settings(warmup=0.0), 50)
+    assert max(taken) == pytest.approx(1.0)
+    assert taken.index(max(taken)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("digits", "batch", "steps"), [(500, 50, 10), (501, 50, 11), (499, 50, 10), (1, 256, 1)]
+)
+def test_a_pass_sees_each_digit_once(digits, batch, steps):
+    assert steps_per_pass(settings(batch_size=batch), digits) == steps
+
+
+def test_epochs_become_steps():
+    assert total_steps(settings(epochs=3, batch_size=50), 501) == 33
+    assert total_steps(settings(steps=7, batch_size=50), 501) == 7
+
+
+def model(**changes) -> tuple:
+    data = {"distortion": "R", "backbone": "FCN", "transform": "Aff", **changes}
+    config = Config.model_validate(data)
+    return build_model(config), config.train
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("transform", ["none", "Aff"])
+def test_optimizer_has_every_parameter_once(name, transform):
+    network, train = model(transform=transform, train={"optimizer": name})
+    optimizer = build_optimizer(network, train)
+    found = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(found) == sorted(id(weight) for weight in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step", "constant"])
+def test_localisation_network_has_its_share_of_the_learning_rate(name, schedule):
+    network, train = model(
+        train={
+            "optimizer": name,
+            "schedule": schedule,
+            "localisation_learning_rate_scale": 0.1,
+        }
+    )
+    optimizer = build_optimizer(network, train)
+    schedule = build_schedule(optimizer, train, 10)
+    for _ in range(10):
+        taken = rate_of_each(optimizer)
+        (rate,) = {taken[weight] for weight in network.classifier.parameters()}
+        (localisation_rate,) = {taken[weight] for weight in network.transformer.parameters()}
+        assert localisation_rate == pytest.approx(0.1 * rate)
+        optimizer.step()
+        schedule.step()
+
+
+def rate_of_each(optimizer: torch.optim.Optimizer, name: str = "lr") -> dict[Tensor, float]:
+    """A setting of each parameter's group."""
+    return {weight: group[name] for group in optimizer.param_groups for weight in group["params"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("muon", Muon)]
+)
+@pytest.mark.parametrize("backbone", ["FCN", "CNN", "tutorial"])
+@pytest.mark.parametrize("transform", ["none", "Aff", "TPS"])
+def test_weights_decay_and_biases_do_not(name, kind, backbone, transform):
+    network, train = model(
+        backbone=backbone,
+        transform=transform,
+        train={"optimizer": name, "weight_decay": 0.01},
+    )
+    optimizer = build_optimizer(network, train)
+    assert isinstance(optimizer, kind)
+    decay = rate_of_each(optimizer, "weight_decay")
+    for parameter, weight in network.named_parameters():
+        assert decay[weight] == {"weight": 0.01, "bias": 0.0}[parameter.rsplit(".", 1)[1]]
+
+
+def test_sgd_takes_momentum():
+    network, train = model(train={"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.01})
+    momenta = rate_of_each(build_optimizer(network, train), "momentum")
+    assert set(momenta.values()) == {0.7}
+
+
+@pytest.mark.parametrize("iteration", [*ITERATIONS])
+def test_muon_takes_its_iteration(iteration):
+    network, train = model(train={"optimizer": "muon", "muon_iteration": iteration})
+    optimizer = build_optimizer(network, train)
+    assert isinstance(optimizer, Muon)
+    assert optimizer.iteration == iteration
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("transform", ["Aff", "Proj", "TPS"])
+def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform):
+    network, train = model(
+        transform=transform,
+        train={
+            "optimizer": name,
+            "momentum": 0.0,
+            "learning_rate": 0.1,
+            "weight_decay": 0.5,
+            "localisation_learning_rate_scale": 0.2,
+        },
+    )
+    before = {key: value.detach().clone() for key, value in network.named_parameters()}
+    optimizer = build_optimizer(network, train)
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    regression = network.transformer.regression
+    assert torch.equal(regression.bias, network.transformer.transform.identity)
+    for key, value in network.named_parameters():
+        rate = 0.1 * (0.2 if key.startswith("transformer.") else 1.0)
+        shrunk = 1.0 if key.endswith("bias") else 1 - 0.5 * rate
+        torch.testing.assert_close(value.detach(), shrunk * before[key])
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.2, 0.3, 0.999])
+def test_average_forgets_the_first_weights_soon(decay):
+    network, _ = model()
+    average = AveragedWeights(network, decay)
+    expected = None
+    for number in range(30):
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.fill_(number**2)
+        average.update(network)
+        share = min(decay, number / (9 + number))
+        expected = number**2 if expected is None else share * expected + (1 - share) * number**2
+        for weight in average.model.parameters():
+            torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))
+    assert int(average.count) == 30

@@ -1,0 +1,129 @@
+"""What a person watching a run is told, on a terminal and in a log."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stn_train import progress
+from stn_train.models.network import build_model
+from stn_train.trainer.observers import Start
+from stn_train.trainer.observers import ProgressBar, ProgressLines
+from stn_train.runs.directory import RunDirectory
+from stn_train.trainer.loop import train
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is set."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def lines(clock, tiny, capsys):
+    """ProgressLines at the start of 100 steps."""
+    lines = ProgressLines()
+    lines.started(Start(tiny(seed=7), build_model(tiny()), 0, 100))
+    return lines
+
+
+def reading(step: int) -> dict:
+    return {"step": step, "pass": step / 10, "loss": 0.5, "images_per_second": 1234.5}
+
+
+@pytest.mark.parametrize(("terminal", "kind"), [(True, ProgressBar), (False, ProgressLines)])
+def test_a_terminal_gets_a_bar_and_a_log_gets_lines(terminal, kind, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert type(progress.progress()) is kind
+
+
+def test_start_tells_what_is_trained(lines, tiny, capsys):
+    told = capsys.readouterr()
+    assert tiny().cell in told.err
+    assert "100 steps on cpu, seed 7" in told.err
+    assert told.out == ""
+
+
+def test_line_tells_reading_and_time_left(lines, clock, capsys):
+    capsys.readouterr()
+    clock.now += 60
+    lines.logged(reading(25))
+    assert capsys.readouterr().err == (
+        "step 25 of 100 (pass 2.5): loss 0.5000, 1,234 images/s, 3.0 min left\n"
+    )
+
+
+def test_lines_come_seldom_but_the_last_always(lines, clock, capsys):
+    capsys.readouterr()
+    for step in range(1, 101):
+        clock.now += 1
+        lines.logged(reading(step))
+    lines.stopped()
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1] == "testing ..."
+    assert 5 <= len(told) - 1 <= 15
+    assert told[-2].startswith("step 100 of 100")
+    assert told[-2].endswith("0.0 min left")
+    assert sum(line.startswith("step 100 of 100") for line in told) == 1
+
+
+def test_last_line_waits_for_the_last_validation(lines, clock, capsys):
+    capsys.readouterr()
+    clock.now += 60
+    lines.logged(reading(100))
+    clock.now += 60
+    lines.logged({"step": 100, "pass": 10.0, "validation_error_percent": 2.5})
+    assert capsys.readouterr().err == ""
+    lines.stopped()
+    assert capsys.readouterr().err.splitlines() == [
+        "step 100 of 100 (pass 10.0): loss 0.5000, validation error 2.50 %, 1,234 images/s, "
+        "0.0 min left",
+        "testing ...",
+    ]
+
+
+def test_run_cut_short_is_told_where_it_stood(lines, clock, capsys):
+    clock.now += 60
+    lines.logged(reading(25))
+    clock.now += 5
+    lines.logged(reading(30))
+    capsys.readouterr()
+    lines.stopped()
+    told = capsys.readouterr().err
+    assert told.startswith("step 30 of 100 (pass 3.0): loss 0.5000, ")
+    assert told.count("\n") == 1
+
+
+def test_line_that_was_just_told_is_not_repeated(lines, clock, capsys):
+    clock.now += 60
+    lines.logged(reading(25))
+    lines.stopped()
+    assert capsys.readouterr().err.count("step 25 of 100") == 1
+
+
+def test_run_cut_short_before_its_first_reading_tells_nothing(lines, capsys):
+    capsys.readouterr()
+    lines.stopped()
+    assert capsys.readouterr().err == ""
+
+
+def test_validation_error_is_told_from_then_on(lines, clock, capsys):
+    lines.logged({"step": 10, "pass": 1.0, "validation_error_percent": 3.14159})
+    clock.now += 100
+    lines.logged(reading(20))
+    assert "validation error 3.14 %" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [ProgressBar, ProgressLines])
+def test_a_whole_run_is_told_on_standard_error_alone(kind, tiny, splits, tmp_path, capsys):
+    config = tiny(train={"epochs": 1})
+    observer = kind()
+    train(config, splits, RunDirectory.claim(tmp_path / "run"), torch.device("cpu"), observer)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "10 steps on cpu" in told.err
+    assert "validation error" in told.err
+    assert told.err.endswith("testing ...\n")
