@@ -1,6 +1,5 @@
 """The tables of README and docs, written from the committed results."""
 
-import functools
 import json
 import math
 from collections.abc import Iterator
@@ -53,8 +52,9 @@ def collected(name: str) -> list[dict[str, Any]]:
 
 
 def results_of(name: str) -> list[Result]:
-    """The results gathered under a name."""
-    return [Result.from_dict(data, results_file(name)) for data in collected(name)]
+    """The results gathered under a name; those before mistakes were recorded have none."""
+    unrecorded: dict[str, Any] = {"mistaken_digits": [], "mistaken_on_draws": []}
+    return [Result.from_dict(unrecorded | data, results_file(name)) for data in collected(name)]
 
 
 def error_table() -> str:
@@ -143,8 +143,10 @@ def validation_table() -> str:
 
 def tried_settings(config: Config) -> dict[str, Any]:
     """The settings of network and training, by the last part of their keys."""
-    sections = (config.backbone, config.model, config.train)
-    return functools.reduce(lambda all_, each: all_ | each.model_dump(mode="json"), sections, {})
+    found: dict[str, Any] = {}
+    for section in (config.backbone, config.model, config.train):
+        found |= section.model_dump(mode="json")
+    return found
 
 
 def speed_table() -> str:
@@ -204,14 +206,15 @@ def settings_table() -> str:
     """Every key of a config: its default, what it can be and what it means, in Markdown."""
     choices = ({"backbone": "FCN"}, {"backbone": "CNN"}, {"backbone": "CNN", "recipe": "paper"})
     configs = [Config.model_validate(choice) for choice in choices]
+    sections = [name for name in own_fields(Config) if is_section(Config, name)]
+    others = [name for name in own_fields(Config) if name not in sections]
+    others.sort(key=lambda name: choice_of(Config, name) is None)  # what is chosen comes first
     lines = [("key", "FCN", "CNN", "paper", "allowed", "meaning")]
-    for name in own_fields(Config):
-        if is_section(Config, name):
-            values = [getattr(config, name) for config in configs]
-            kind = type(values[0])
-            lines += [setting_line(f"{name}.", kind, key, *values) for key in kind.model_fields]
-        else:
-            lines.append(setting_line("", Config, name, *configs))
+    lines += [setting_line("", Config, name, *configs) for name in others]
+    for name in sections:
+        values = [getattr(config, name) for config in configs]
+        kind = type(values[0])
+        lines += [setting_line(f"{name}.", kind, key, *values) for key in kind.model_fields]
     return "\n".join([markdown_lines(lines), *plug_in_tables()])
 
 
@@ -256,24 +259,31 @@ def choices_in(kind: type[Settings], prefix: str = "") -> Iterator[tuple[str, Ch
         if choice is not None:
             yield f"{prefix}{name}", choice
         elif is_section(kind, name):
-            yield from choices_in(kind.model_fields[name].annotation, f"{prefix}{name}.")
+            section: Any = kind.model_fields[name].annotation
+            yield from choices_in(section, f"{prefix}{name}.")
 
 
 def chosen_settings(key: str, name: str, recipe: str) -> Settings | None:
     """The settings of a plug-in by a recipe; None if it has some without a default."""
-    data = functools.reduce(lambda value, part: {part: value}, reversed(key.split(".")), name)
+    data: Any = name
+    for part in reversed(key.split(".")):
+        data = {part: data}
     try:
-        config = Config.model_validate(data | {"recipe": recipe})
+        settings: Any = Config.model_validate({**data, "recipe": recipe})
     except ValidationError:
         return None
-    return functools.reduce(getattr, key.split("."), config)
+    for part in key.split("."):
+        settings = getattr(settings, part)
+    return settings
 
 
 def yaml_form(key: str, name: str) -> str:
     """How a config says which settings of a plug-in it wants."""
     *sections, last = key.split(".")
     text = f"{last}: {{{name}: {{...}}}}"
-    return functools.reduce(lambda inner, part: f"{part}: {{{inner}}}", reversed(sections), text)
+    for section in reversed(sections):
+        text = f"{section}: {{{text}}}"
+    return text
 
 
 def setting_line(
@@ -309,7 +319,7 @@ def allowed(schema: dict[str, Any]) -> str:
     low, above = kind.get("minimum"), kind.get("exclusiveMinimum")
     high, below = kind.get("maximum", math.inf), kind.get("exclusiveMaximum", math.inf)
     if above is not None:
-        return f"above {above}"
+        return f"above {above}" + (f", below {below}" if below < WITHOUT_BOUND else "")
     if low is None:
         return ""
     if high < WITHOUT_BOUND:

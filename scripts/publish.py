@@ -48,7 +48,10 @@ class Kind(StrEnum):
 
 
 app = typer.Typer(
-    pretty_exceptions_enable=False, rich_markup_mode=None, no_args_is_help=True, help=__doc__
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Write what was measured into the repository: no result is typed in by hand.",
 )
 
 

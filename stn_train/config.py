@@ -359,7 +359,9 @@ def refuse_other_config(
     try:
         own = Config.from_run(old).as_dict()
     except ValidationError as error:
-        raise ConfigError([f"{run} has a config that is not valid: {error}"]) from None
+        reasons = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+        told = f"{run} has a config that is not valid: {'; '.join(reasons)}"
+        raise ConfigError([told]) from None
     differences = changed_settings(own, new.as_dict())
     if differences:
         told = f"{run} was started with other settings ({advice}):"

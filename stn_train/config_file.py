@@ -202,6 +202,8 @@ def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
     try:
         loader = ConfigLoader(text)
         root = loader.get_single_node()
+        # Before the data are made: that replaces merge keys (<<) by what they merge.
+        problems = [*note_places(root, (), source)] if isinstance(root, yaml.MappingNode) else []
         data: Any = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -216,7 +218,6 @@ def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
         return {}, []
     if not isinstance(root, yaml.MappingNode):
         return {}, [f"{source.name}:1: a config is a list of `key: value` lines"]
-    problems = list(note_places(root, (), source))
     return data, problems
 
 
@@ -295,7 +296,7 @@ def value_of(text: str) -> Any:
     Raises ValueError if there is none.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, ConfigLoader)
     except (yaml.YAMLError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return float(value) if isinstance(value, str) and is_number(value) else value
@@ -361,7 +362,8 @@ def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str
         case "canvas_px":
             name, _ = chosen_in(present_layout(data), "distortion")
             location = source.as_written(("distortion", name, "canvas_px"))
-            return f"{source.of(location)}: {'.'.join(location[:-1])}.{details['msg']}"
+            key = source.written.get(location, ".".join(location))
+            return f"{source.of(location)}: {key}{details['msg'].removeprefix('canvas_px')}"
         case "sizes":
             named = tuple(details["msg"].split()[0].split("."))
             return f"{source.of(named)}: {details['msg']}"

@@ -78,10 +78,16 @@ def chosen(
     return choice, PlainValidator(choice.validate), PlainSerializer(choice.dump)
 
 
+class Holder(Settings):
+    """The base of settings with one field that are made while the program runs."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)  # they have no source to read
+
+
 @functools.cache
-def holder_of(name: str, kind: type[Settings]) -> type[Settings]:
+def holder_of(name: str, kind: type[Settings]) -> type[Holder]:
     """Settings with one field: errors in ``{name: {settings}}`` then say where they are."""
-    return create_model(name, __base__=Settings, **{name: (kind, ...)})  # type: ignore[call-overload, no-any-return]
+    return create_model(name, __base__=Holder, **{name: (kind, ...)})  # type: ignore[call-overload, no-any-return]
 
 
 def name_of(registry: Mapping[str, type[Settings]], value: Settings | None) -> str:

@@ -1,6 +1,7 @@
 """What others have published: the numbers that may stand beside ours, with their source.
 
-`table_for` and `published_for` alone decide whether one does. A further table is a `PaperTable` in `TABLES`.
+`table_for` and `published_for` alone decide whether one does. To add a table: write a `PaperTable`
+and name it in TABLES.
 """
 
 from collections.abc import Mapping

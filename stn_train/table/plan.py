@@ -17,6 +17,10 @@ DECIDED = {"distortion", "backbone", "transform", "seed"}
 """Settings that --cells and --seeds decide."""
 
 
+ANY_CELL = "rts_affine.yaml"
+"""What a cell without a shipped config of its own starts from: it says nothing but names."""
+
+
 class Job(NamedTuple):
     """A run to train."""
 
@@ -64,11 +68,22 @@ def jobs_for(
 
 def shipped_config(table: PaperTable, cell: Cell, overrides: Sequence[str] = ()) -> Config:
     """The shipped config of a cell, for the table's task and data, with overrides."""
-    path = str(shipped_directory() / f"{cell.file_name}.yaml")
-    shipped = load_config(path)
-    own = [] if shipped.task_name == table.task else [f"task={table.task}"]
+    name, own = start_of(table, cell)
+    return load_config(str(shipped_directory() / name), [*own, *overrides])
+
+
+def start_of(table: PaperTable, cell: Cell) -> tuple[str, list[str]]:
+    """The name of the shipped config that a cell starts from, and the overrides that it takes.
+
+    They are none for the cells of the paper: each has a config of its own.
+    """
+    name, own = f"{cell.file_name}.yaml", []
+    if not (shipped_directory() / name).is_file():
+        name, own = ANY_CELL, [f"{key}={value}" for key, value in cell._asdict().items()]
+    shipped = load_config(str(shipped_directory() / name))
+    own += [] if shipped.task_name == table.task else [f"task={table.task}"]
     own += [] if shipped.source_name == table.data else [f"data.source={table.data}"]
-    return load_config(path, [*own, *overrides])
+    return name, own
 
 
 def missing(jobs: Sequence[Job], folder: Path) -> list[Job]:

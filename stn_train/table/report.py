@@ -19,7 +19,7 @@ from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result, finished_runs
 from stn_train.table.chart import error_table
 from stn_train.table.paper import PaperTable
-from stn_train.table.plan import shipped_config
+from stn_train.table.plan import shipped_config, start_of
 from stn_train.table.rows import (
     by_model,
     circumstances,
@@ -205,9 +205,12 @@ def picture(content: bytes, form: str, caption: str, css: str = "picture") -> Pi
 def command_of(result: Result, table: PaperTable) -> str:
     """The command that trains a run again, from the shipped config of its cell."""
     recipe = f"recipe={result.recipe}"
+    name, own = start_of(table, result.cell)
     shipped = shipped_config(table, result.cell, [recipe, f"seed={result.seed}"]).as_dict()
     changes = changed_keys(shipped, config_of(result).as_dict())
-    words = ["stn-train", "--config", f"{result.cell.file_name}.yaml"]
+    words = ["stn-train", "--config", name]
+    for override in own:
+        words += ["--set", override]
     words += [] if result.recipe == "default" else ["--set", recipe]
     words += ["--seed", str(result.seed)]
     for key, value in changes:

@@ -82,7 +82,10 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def draw(self, images: Images, generator: Generator) -> Draws:
-        """The random choices for each image: tensors (N, ...) on the CPU."""
+        """The random choices for each image: tensors (N, ...) on the CPU.
+
+        The distortion's own come first: an animation puts others in their place.
+        """
 
     @abstractmethod
     def batch(self, images: Images, index: Tensor | slice, draws: Draws) -> Batch:

@@ -181,7 +181,7 @@ class State:
         Raises ConfigError if it is of another config or has taken more steps than ours asks for,
         CheckpointError if it does not fit.
         """
-        state = checkpoint.training
+        state, former = checkpoint.training, config_of(path, checkpoint)
         if not accept_changes:
             advice = "--accept-changes resumes it with the new ones"
             refuse_other_config(path.parent, checkpoint.config, self.config, advice)
@@ -189,8 +189,7 @@ class State:
         if checkpoint.step > self.steps:
             taken = f"{path} has taken {checkpoint.step:,} steps already"
             raise ConfigError([f"{taken}, more than the {self.steps:,} asked for"])
-        own = self.config.as_dict()
-        changed = changed_settings(config_of(path, checkpoint).as_dict(), own)
+        changed = changed_settings(former.as_dict(), self.config.as_dict())
         keys = {change.key for change in changed}
         try:
             check_weights(path, state["weights"], self.model)

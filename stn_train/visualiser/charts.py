@@ -46,7 +46,8 @@ NUMBERED_CLASSES = 20
 """With more classes the table of mistakes is too small for numbers."""
 
 ANY_IMAGES = ImageFormat((1, DIGIT_PX, DIGIT_PX), tuple("0123456789"))
-"""Whether a task has classes at all does not depend on its images: it is asked with these."""
+"""Whether a task has classes, and how much it draws, do not depend on its images: it is asked with
+these."""
 
 
 class Curve(NamedTuple):
@@ -253,9 +254,15 @@ PICTURES: dict[str, Callable[[Run, Images], Figure]] = {
 def pictures_of(config: Config) -> list[str]:
     """The names of the pictures that a run has.
 
-    Poses need a spatial transformer and a distortion that is a map of the plane; the errors of
-    classes need classes.
+    Poses need a spatial transformer, and a distortion that is a map of the plane and all that is
+    drawn; the errors of classes need classes.
     """
-    has_poses = config.transform is not None and isinstance(config.distortion, Warping)
+    pixels = torch.zeros(1, *ANY_IMAGES.shape, dtype=torch.uint8)
+    any_image = Images(pixels, torch.zeros(1, dtype=torch.int64), ANY_IMAGES.classes)
+    warps_alone = (
+        isinstance(config.distortion, Warping)
+        and len(config.task.draw(any_image, torch.Generator())) == 1
+    )
+    has_poses = config.transform is not None and warps_alone
     has = {"poses": has_poses, "classes": bool(config.task.classes(ANY_IMAGES))}
     return [name for name in PICTURES if has.get(name, True)]

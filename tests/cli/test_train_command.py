@@ -186,8 +186,8 @@ run_train(prog_name="stn-train")
     assert done.stdout.split() == ["rts_affine.yaml", "rts_affine_fcn.yaml"]
 
 
-def test_nothing_is_coloured(finished, command):
-    shown = command("stn-eval", finished.run.path).output + command("stn-train", "--help").output
+def test_nothing_is_coloured(command):
+    shown = command("stn-train", "--help").output + command("stn-train", "--list-configs").output
     refusal = command("stn-train", "--config", "nowhere.yaml").output
     assert "\x1b" not in shown + refusal
 
@@ -271,6 +271,7 @@ def test_images_that_cannot_be_had_are_told_with_where_to_put_them(
     told = refused(command("stn-train", *arguments), 3)
     assert told.count("error:") == 1  # advice is not called an error
     assert all(line.startswith("     ") for line in told.splitlines()[1:])
+    assert "no network" in told
     assert str(empty / "KMNIST" / "raw") in told
     assert "--data-dir" in told
     assert DATA_DIR_VARIABLE in told
@@ -509,7 +510,7 @@ def test_a_folder_that_is_not_there_is_told(command, config):
     assert "path" in told
 
 
-# Runs of before, and of the former layout.
+# Runs of the former layout.
 
 
 def former_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -602,6 +603,28 @@ def test_a_finished_run_of_the_former_layout_is_complete(command, finished, conf
         assert "done is complete" in result.stdout
 
 
+def test_a_run_on_the_font_digits_of_earlier_versions_is_told(command, stopped, config):
+    checkpoint = torch.load(stopped.last)
+    checkpoint["config"]["data"]["source"] = "embedded"
+    torch.save(checkpoint, stopped.last)
+    stopped.config.write_text(yaml.safe_dump(checkpoint["config"]))
+    for arguments, exit_code in (
+        (["stn-train", "--resume", "run"], 4),
+        (["stn-eval", "run"], 4),
+        (["stn-train", "--config", "run/config.yaml"], 2),
+        (["stn-train", "--config", config, "--resume", "auto", "--out", "run"], 2),
+    ):
+        result = command(*arguments)
+        assert result.exit_code == exit_code
+        (told,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert "data.source: embedded" in told
+        assert "use mnist" in told
+        assert "type=" not in result.stderr  # as the validator's own message would have it
+
+
+# A run trained again by the paper's recipe.
+
+
 @pytest.fixture
 def _short_rehearsals(monkeypatch):
     monkeypatch.setattr(loop, "SECONDS", 0.0)
@@ -611,7 +634,7 @@ def _short_rehearsals(monkeypatch):
 def by_recipe(tmp_path_factory) -> RunDirectory:
     """A run of the default recipe; what was set are the images and how it is measured."""
     path = tmp_path_factory.mktemp("recipe") / "run"
-    settings = options("data.training_digits=100", "data.test_digits=50", "evaluate.draws=1")
+    settings = options("data.training_digits=10", "data.test_digits=10", "evaluate.draws=1")
     arguments = ["--config", "r_affine_fcn", "--out", str(path), "--device", "cpu", *settings]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "PICTURES", {})

@@ -4,41 +4,44 @@ import contextlib
 
 import pytest
 import torch
-from torch import Tensor
+from conftest import CPU
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stn_train import distortions
-from stn_train.trainer.cuda_graph import WARM_UP, Captured
 from stn_train.config import Config
-from stn_train.data.sources import Plan, Splits
-from stn_train.digits import Digits
-from stn_train.models.network import build_model
-from stn_train.trainer.state import Training
+from stn_train.data import distortions
+from stn_train.data.images import ImageFormat, Images
+from stn_train.data.mnist import CLASSES
+from stn_train.data.sources import Splits
+from stn_train.geometry import plane
+from stn_train.tasks.examples import Pass
+from stn_train.trainer.cuda_graph import WARM_UP, RecordedStep
+from stn_train.trainer.optimisers import AveragedWeights
+from stn_train.trainer.state import State
 
 CUDA = torch.device("cuda", 0)
 
 
 class Sums:
-    """sum(a) + b, and how often it was computed, recorded and replayed."""
+    """The sum of all inputs, and how often it was computed, recorded and replayed."""
 
     def __init__(self) -> None:
         self.computed = self.recorded = self.replayed = 0
         self.recording = False
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         if self.recording:  # computes nothing
             self.recorded += 1
-            self.output, self.inputs = torch.zeros(()), (a, b)
+            self.output, self.inputs = torch.zeros(()), inputs
             return self.output
         self.computed += 1
-        return a.sum() + b
+        return torch.stack([each.sum() for each in inputs]).sum()
 
     def replay(self) -> None:
         self.replayed += 1
-        a, b = self.inputs
-        self.output.copy_(a.sum() + b)
+        self.output.copy_(sum(each.sum() for each in self.inputs))
 
 
 @pytest.fixture
@@ -64,17 +67,26 @@ def sums(monkeypatch) -> Sums:
     return sums
 
 
+@pytest.mark.parametrize("count", range(4))
+def test_any_number_of_draws_is_recorded(sums, count):
+    recorded = RecordedStep(sums, length=3)
+    for call in range(WARM_UP + 3):
+        draws = [torch.full((3, 2), float(call + number)) for number in range(count)]
+        assert recorded(torch.arange(3), *draws) == 3 + 6 * sum(call + n for n in range(count))
+    assert (sums.computed, sums.recorded, sums.replayed) == (WARM_UP, 1, 3)
+
+
 def test_is_recorded_once_after_the_warm_up_and_then_replayed(sums):
-    captured = Captured(sums, length=3)
-    assert captured(torch.ones(2), torch.tensor(1.0)) == 3  # resumed at the last batch of a pass
+    recorded = RecordedStep(sums, length=3)
+    assert recorded(torch.ones(2), torch.tensor(1.0)) == 3  # resumed at the last batch of a pass
     sums.computed, kept = 0, []
     for call in range(8):
         a, b = torch.full((3,), float(call)), torch.tensor(1.0)
-        kept.append((captured(a, b), 3 * call + 1))
+        kept.append((recorded(a, b), 3 * call + 1))
     for output, expected in kept:  # an output outlives the next replay
         assert output == expected
     assert (sums.computed, sums.recorded, sums.replayed) == (WARM_UP, 1, 8 - WARM_UP)
-    assert captured(torch.ones(2), torch.tensor(1.0)) == 3  # the last batch of a pass
+    assert recorded(torch.ones(2), torch.tensor(1.0)) == 3  # the last batch of a pass
     assert (sums.computed, sums.recorded, sums.replayed) == (WARM_UP + 1, 1, 8 - WARM_UP)
 
 
@@ -96,39 +108,41 @@ class Watch(TorchDispatchMode):
 
 
 @pytest.fixture
-def cuda_training(monkeypatch):
-    """A training on a GPU that is not there: tensors without values, a backward without effect."""
+def cuda_state(monkeypatch):
+    """A state on a GPU that is not there: tensors without values, a backward without effect."""
 
-    def built(config: Config) -> torch.nn.Module:
+    build_network = Config.build_network
+
+    def built(config: Config, images: ImageFormat) -> torch.nn.Module:
         with CUDA:
-            model = build_model(config)
+            model = build_network(config, images)
         model.to = lambda device: model
         return model
 
     def backward(loss: Tensor) -> None:
-        for weight in training.model.parameters():
+        for weight in state.model.parameters():
             weight.grad = torch.zeros_like(weight)
 
-    def cuda_training(config: Config) -> tuple[Training, Plan]:
-        nonlocal training
-        images = torch.zeros(300, 28, 28, dtype=torch.uint8, device=CUDA)
-        digits = Digits(images, torch.zeros(300, dtype=torch.int64, device=CUDA))
-        training = Training(config, Splits(digits, digits[:0], digits[:0], "nowhere"), CUDA)
-        width = config.distort.draw(1, torch.Generator()).shape[1]
+    def cuda_state(config: Config) -> tuple[State, Pass]:
+        nonlocal state
+        pixels = torch.zeros(300, 1, 28, 28, dtype=torch.uint8, device=CUDA)
+        digits = Images(pixels, torch.zeros(300, dtype=torch.int64, device=CUDA), CLASSES)
+        state = State(config, Splits(digits, digits[:0], digits[:0], "nowhere"), CUDA)
+        draws = config.task.draw(digits[:1], torch.Generator())
         order = torch.zeros(256, dtype=torch.int64, device=CUDA)
-        return training, Plan(order, torch.zeros(256, width, device=CUDA))
+        return state, Pass(order, tuple(each.to(CUDA).expand(256, -1) for each in draws))
 
-    training: Training
-    monkeypatch.setattr("stn_train.training.build_model", built)
+    state: State
+    monkeypatch.setattr(Config, "build_network", built)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(Tensor, "backward", backward)
     for optimizer in (torch.optim.AdamW, torch.optim.SGD):  # no fakes for rates that are tensors
         monkeypatch.setattr(optimizer, "step", lambda self: None)
-    caches = distortions.unit_square, distortions.elastic_system
+    caches = plane.unit_square, distortions.elastic_system
     for cache in caches:
         cache.cache_clear()
     with FakeTensorMode():
-        yield cuda_training
+        yield cuda_state
     for cache in caches:
         cache.cache_clear()
 
@@ -145,33 +159,43 @@ def cuda_training(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step"])
-def test_a_step_on_a_gpu_never_waits_for_it(cuda_training, choice, schedule):
+def test_a_step_on_a_gpu_never_waits_for_it(cuda_state, choice, schedule):
     train = {"schedule": schedule, "label_smoothing": 0.1, **choice.get("train", {})}
-    training, batch = cuda_training(Config.model_validate({**choice, "train": train}))
-    training.update_weights(*batch)  # what is the same every step is brought to the device
+    state, batch = cuda_state(Config.model_validate({**choice, "train": train}))
+    state.update_weights(
+        batch.order, *batch.draws
+    )  # what is the same every step is brought to the device
     with Watch() as watch:
-        loss = training.update_weights(*batch)
-        training.schedule.step()
+        loss = state.update_weights(batch.order, *batch.draws)
+        state.schedule.step()
     assert loss.device == CUDA
     assert watch.seen == []
-    assert isinstance(training.update, Captured)
-    for group in training.optimizer.param_groups:  # the recording reads what is written there
+    assert isinstance(state.update, RecordedStep)
+    for group in state.optimizer.param_groups:  # the recording reads what is written there
         assert group["lr"].device == CUDA
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_without_capture_a_gpu_takes_plain_steps(cuda_training):
-    training, batch = cuda_training(Config.model_validate({"train": {"cuda_graph": False}}))
-    assert training.update == training.update_weights
-    assert training.update(*batch).device == CUDA
-    assert all(isinstance(group["lr"], float) for group in training.optimizer.param_groups)
-    assert not training.optimizer.defaults["capturable"]
+def test_without_capture_a_gpu_takes_plain_steps(cuda_state):
+    state, batch = cuda_state(Config.model_validate({"train": {"cuda_graph": False}}))
+    assert state.update == state.update_weights
+    assert state.update(batch.order, *batch.draws).device == CUDA
+    assert all(isinstance(group["lr"], float) for group in state.optimizer.param_groups)
+    assert not state.optimizer.defaults["capturable"]
 
 
 def test_averaging_never_asks_for_a_value(tiny, splits):
-    training = Training(tiny(train={"ema_decay": 0.9}), splits, torch.device("cpu"))
+    state = State(tiny(train={"ema_decay": 0.9}), splits, CPU)
     with Watch() as watch:
-        training.average.update(training.model)
+        state.average.update(state.model)
+    assert watch.seen == []
+
+
+def test_averaging_never_asks_for_a_value_of_statistics():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average = AveragedWeights(network, 0.9)
+    with Watch() as watch:
+        average.update(network)
     assert watch.seen == []
 
 

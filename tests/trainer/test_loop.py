@@ -6,22 +6,33 @@ import re
 
 import pytest
 import torch
-from torch import Tensor
+from conftest import CPU
+from torch import Tensor, nn
 
-from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.config import Config
 from stn_train.config_file import Source, check
+from stn_train.data.images import ImageFormat, Images
+from stn_train.data.mnist import CLASSES
 from stn_train.data.sources import Splits, load_splits
-from stn_train.errors import ConfigError, DivergenceError, StnError
+from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import evaluate
-from stn_train.models.network import build_model, parameter_count
-from stn_train.trainer.observers import Observer
+from stn_train.geometry.transforms import AffineGrid
+from stn_train.models.network import Network, parameter_count
+from stn_train.models.spatial_transformer import (
+    OutputLayer,
+    ParallelTransformers,
+    SpatialTransformer,
+)
+from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.directory import RunDirectory, load_run
+from stn_train.runs.result import Result
 from stn_train.runs.signals import StopSignals
-from stn_train.trainer.loop import take_steps, train
-from stn_train.trainer.state import Training
+from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.trainer.loop import take_steps, train, watch
+from stn_train.trainer.observers import Observer
+from stn_train.trainer.state import State
 
-CPU = torch.device("cpu")
+MNIST = ImageFormat((1, 28, 28), CLASSES)
 PLAIN = {
     "optimizer": "sgd",
     "schedule": "constant",
@@ -47,7 +58,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def fresh_weights(config: Config) -> dict[str, Tensor]:
     torch.manual_seed(config.seed)
-    return build_model(config).state_dict()
+    return config.build_network(MNIST).state_dict()
 
 
 # What a run leaves.
@@ -62,22 +73,23 @@ def test_loss_goes_down(finished):
 def test_result_is_what_the_checkpoint_and_stn_eval_give(finished, splits, command):
     result = json.loads(finished.run.result.read_text())
     run = load_run(finished.run.path)
-    again = evaluate(run.model, splits.test, run.config.distort, run.config.evaluate.draws)
+    again = evaluate(run.model, run.config.task, splits.test, run.config.evaluate.draws)
     shown = json.loads(command("stn-eval", finished.run.path, "--json", "--device", "cpu").stdout)
     assert {key: result[key] for key in again.as_dict()} == json.loads(json.dumps(again.as_dict()))
     assert {key: shown[key] for key in again.as_dict()} == json.loads(json.dumps(again.as_dict()))
-    assert result["test_error_percent"] == shown["test_error_percent"] == again.test_error_percent
+    assert result["test_error_percent"] == shown["test_error_percent"] == again.test_percent
 
 
 def test_result_states_what_it_was_measured_on(finished, splits):
     result = json.loads(finished.run.result.read_text())
-    assert result == json.loads(json.dumps(finished.result.summary))
+    assert result == finished.result.result.as_dict()
+    assert Result.read(finished.run.result) == finished.result.result
     assert (result["training_digits"], result["test_digits"]) == (500, 200)
     assert result["training_sha256"] == splits.training.sha256()
     assert (result["steps"], result["passes"], result["seed"]) == (20, 2.0, 1)
     model = finished.result.model
     assert result["parameters"] == parameter_count(model)
-    assert result["localisation_parameters"] == parameter_count(model.transformer)
+    assert result["localisation_parameters"] == parameter_count(model.transformers["transformer"])
     assert 0 < result["train_seconds"] < result["total_seconds"]
     assert result["config"] == finished.config.as_dict()
     assert check(result["config"], Source("result")) == finished.config
@@ -90,7 +102,7 @@ def test_metrics_have_the_loss_at_each_logging_point_and_the_error_after_each_pa
     validated = records(finished.run, "validation")
     assert [(record["step"], record["pass"]) for record in validated] == [(10, 1.0), (20, 2.0)]
     last = validated[-1]["validation_error_percent"]
-    assert last == finished.result.summary["validation_error_percent"]
+    assert last == finished.result.result.validation_percent
 
 
 def test_logged_learning_rate_falls_to_almost_nothing_at_the_end(finished):
@@ -132,13 +144,13 @@ def test_another_seed_gives_other_weights_on_the_same_test_set(finished, trained
 
 
 def test_another_model_has_the_same_test_set(finished, trained, tiny):
-    other = trained(tiny(backbone="CNN", transform="none", model={"filters": [2, 2]})).result
+    other = trained(tiny(backbone={"CNN": {"filters": [2, 2]}}, transform="none")).result
     assert other.evaluation.draws_sha256 == finished.result.evaluation.draws_sha256
-    assert other.summary["localisation_parameters"] == 0
+    assert other.result.localisation_parameters == 0
 
 
 def test_seed_decides_the_first_weights(tiny, splits):
-    first = [Training(tiny(seed=seed), splits, CPU).model.state_dict() for seed in (1, 1, 2)]
+    first = [State(tiny(seed=seed), splits, CPU).model.state_dict() for seed in (1, 1, 2)]
     assert equal(first[0], first[1])
     assert not equal(first[0], first[2])
 
@@ -147,8 +159,8 @@ def test_seed_decides_the_first_weights(tiny, splits):
 
 
 def test_a_pass_is_an_order_of_all_digits(tiny, splits):
-    training = Training(tiny(), splits, CPU)
-    orders = [training.draw_pass(number)[0] for number in range(3)]
+    state = State(tiny(), splits, CPU)
+    orders = [state.draw_pass(number).order for number in range(3)]
     for order in orders:
         assert torch.equal(order.sort().values, torch.arange(500))
     assert not torch.equal(orders[0], orders[1])
@@ -156,20 +168,20 @@ def test_a_pass_is_an_order_of_all_digits(tiny, splits):
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_distortions_are_drawn_afresh_or_once(tiny, splits, fresh):
-    training = Training(tiny(train={"fresh_distortions": fresh}), splits, CPU)
-    first, second = (training.draw_pass(number) for number in (0, 1))
+    state = State(tiny(train={"fresh_distortions": fresh}), splits, CPU)
+    first, second = (state.draw_pass(number) for number in (0, 1))
     # In the order of the digits: each pass has an order of its own.
-    of_digits = [plan.parameters[plan.order.argsort()] for plan in (first, second)]
+    of_digits = [each.draws[0][each.order.argsort()] for each in (first, second)]
     assert torch.equal(*of_digits) is not fresh
 
 
 def test_a_pass_does_not_depend_on_those_before(tiny, splits):
-    training = Training(tiny(), splits, CPU)
-    drawn = training.draw_pass(3)
-    training.draw_pass(0)
-    again = training.draw_pass(3)
+    state = State(tiny(), splits, CPU)
+    drawn = state.draw_pass(3)
+    state.draw_pass(0)
+    again = state.draw_pass(3)
     assert torch.equal(drawn.order, again.order)
-    assert torch.equal(drawn.parameters, again.parameters)
+    assert torch.equal(*(each.draws[0] for each in (drawn, again)))
 
 
 # Durations.
@@ -177,7 +189,8 @@ def test_a_pass_does_not_depend_on_those_before(tiny, splits):
 
 def test_steps_may_end_within_a_pass(trained, tiny):
     done = trained(tiny(train={**PLAIN, "epochs": None, "steps": 3}))
-    assert (done.result.summary["steps"], done.result.summary["passes"]) == (3, 0.3)
+    assert (done.result.result.steps, done.result.result.passes) == (3, 0.3)
+    assert done.result.steps == 3
     assert load_checkpoint(done.run.last).step == 3
     assert [record["step"] for record in records(done.run, "train")] == [3]
     assert done.run.best.exists()
@@ -196,7 +209,7 @@ def test_steps_of_whole_passes_equal_epochs(finished, trained, tiny):
 
 def test_last_smaller_batch_is_used(trained, tiny):
     done = trained(tiny(train={"epochs": 2, "batch_size": 150}))
-    assert done.result.summary["steps"] == 8
+    assert done.result.result.steps == 8
 
 
 def test_validation_can_be_seldom_but_comes_at_the_end(trained, tiny):
@@ -211,7 +224,7 @@ def test_a_run_without_validation_works(trained, tiny):
     assert done.run.last.exists()
     assert records(done.run, "validation") == []
     assert json.loads(done.run.result.read_text())["validation_error_percent"] is None
-    assert done.result.summary["training_digits"] == 600
+    assert done.result.result.training_digits == 600
 
 
 # Settings.
@@ -223,7 +236,7 @@ def test_average_of_the_weights_is_what_is_evaluated(trained, tiny, splits):
     assert not equal(checkpoint.weights, checkpoint.training["weights"])
     assert equal(checkpoint.weights, done.result.model.state_dict())
     run = load_run(done.run.path)
-    again = evaluate(run.model, splits.test, run.config.distort, run.config.evaluate.draws)
+    again = evaluate(run.model, run.config.task, splits.test, run.config.evaluate.draws)
     assert again == done.result.evaluation
 
 
@@ -315,23 +328,23 @@ def test_divergence_noticed_late_is_told_with_a_step_that_was_taken(
     tiny, splits, tmp_path, log_every, validate_every, noticed
 ):
     late = {**DIVERGING, "log_every": log_every, "validate_every": validate_every}
-    training = Training(tiny(train=late), splits, CPU)
-    training.device = torch.device("cuda")  # where the loss is asked for at logging points alone
+    state = State(tiny(train=late), splits, CPU)
+    state.device = torch.device("cuda")  # where the loss is asked for at logging points alone
     with pytest.raises(DivergenceError) as caught:
-        take_steps(training, RunDirectory.claim(tmp_path / "run"), Observer(), StopSignals())
+        take_steps(state, RunDirectory.claim(tmp_path / "run"), [], StopSignals())
     assert step_told(caught.value) == (noticed, 20)
 
 
 def test_weights_that_the_last_step_broke_are_not_tested(tiny, splits, tmp_path, monkeypatch):
-    take_step = Training.take_step
+    take_step = State.take_step
 
-    def last_one_breaks(training, batch):
-        loss = take_step(training, batch)  # finite: it is from before the update
-        if training.step == training.steps:
-            torch.nn.init.constant_(training.model.classifier[1].weight, torch.inf)
+    def last_one_breaks(state, batch):
+        loss = take_step(state, batch)  # finite: it is from before the update
+        if state.step == state.steps:
+            torch.nn.init.constant_(state.model.classifier[1].weight, torch.inf)
         return loss
 
-    monkeypatch.setattr(Training, "take_step", last_one_breaks)
+    monkeypatch.setattr(State, "take_step", last_one_breaks)
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError):
         train(tiny(), splits, run, CPU)
@@ -344,40 +357,40 @@ def test_weights_that_the_last_step_broke_are_not_tested(tiny, splits, tmp_path,
 def test_broken_weights_are_noticed_before_they_are_validated_or_saved(
     tiny, splits, tmp_path, monkeypatch, device, value, ema_decay
 ):
-    take_step = Training.take_step
+    take_step = State.take_step
 
-    def breaks_at_the_end_of_the_second_pass(training, batch):
-        loss = take_step(training, batch)  # finite: it is from before the update
-        if training.step == 20:
-            torch.nn.init.constant_(training.evaluated.classifier[1].weight, value)
+    def breaks_at_the_end_of_the_second_pass(state, batch):
+        loss = take_step(state, batch)  # finite: it is from before the update
+        if state.step == 20:
+            torch.nn.init.constant_(state.evaluated.classifier[1].weight, value)
         return loss
 
-    monkeypatch.setattr(Training, "take_step", breaks_at_the_end_of_the_second_pass)
-    training = Training(tiny(train={"epochs": 3, "ema_decay": ema_decay}), splits, CPU)
-    training.device = torch.device(device)  # off the CPU, steps do not look at the loss
+    monkeypatch.setattr(State, "take_step", breaks_at_the_end_of_the_second_pass)
+    state = State(tiny(train={"epochs": 3, "ema_decay": ema_decay}), splits, CPU)
+    state.device = torch.device(device)  # off the CPU, steps do not look at the loss
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError, match="at step 20 of 30"):
-        take_steps(training, run, Observer(), StopSignals())
+        take_steps(state, run, [], StopSignals())
     assert_left_as_after_the_first_pass(run)
 
 
 def test_loss_that_no_step_looks_at_does_not_reach_the_checkpoint(
     tiny, splits, tmp_path, monkeypatch
 ):
-    take_step = Training.take_step
+    take_step = State.take_step
 
-    def explodes_in_the_second_pass(training, batch):
-        if training.step == 12:
-            batch = batch._replace(parameters=batch.parameters * torch.nan)
-        return take_step(training, batch)
+    def explodes_in_the_second_pass(state, batch):
+        if state.step == 12:
+            batch = batch._replace(draws=tuple(draw * torch.nan for draw in batch.draws))
+        return take_step(state, batch)
 
-    monkeypatch.setattr(Training, "take_step", explodes_in_the_second_pass)
-    training = Training(tiny(train={"log_every": 50}), splits, CPU)
-    training.steps = 30  # neither logged nor ended at step 20
-    training.device = torch.device("cuda")
+    monkeypatch.setattr(State, "take_step", explodes_in_the_second_pass)
+    state = State(tiny(train={"log_every": 50}), splits, CPU)
+    state.steps = 30  # neither logged nor ended at step 20
+    state.device = torch.device("cuda")
     run = RunDirectory.claim(tmp_path / "run")
     with pytest.raises(DivergenceError, match="at step 20 of 30"):
-        take_steps(training, run, Observer(), StopSignals())
+        take_steps(state, run, [], StopSignals())
     assert_left_as_after_the_first_pass(run)
 
 
@@ -423,16 +436,158 @@ def test_observer_is_told_everything_in_order(tiny, splits, tmp_path):
     assert recorder.told == ["started 20", *steps, "stopped"]
 
 
-def test_a_model_too_large_for_a_checkpoint_is_refused_at_once(tiny, splits):
-    config = tiny(distortion="RTS", transform="none", model={"hidden": 4096})
-    with pytest.raises(ConfigError, match=r"has 24,0\d\d,\d\d\d weights; a checkpoint holds"):
-        Training(config, splits, CPU)
-
-
 def test_full_memory_of_a_device_is_told(tiny, splits, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Training, "take_step", full)
-    with pytest.raises(StnError, match=r"memory of cpu is full: lower train.batch_size"):
+    monkeypatch.setattr(State, "take_step", full)
+    with pytest.raises(StnError, match=r"memory of cpu is full.* train\.batch_size"):
         train(tiny(), splits, RunDirectory.claim(tmp_path / "run"), CPU)
+
+
+# Several transformers, channels, measures; networks with buffers.
+
+
+def side_by_side(side: int = 28, channels: int = 1) -> Network:
+    """Two transformers in front of a small classifier."""
+    transformers = [
+        SpatialTransformer(nn.Flatten(), channels * side**2, AffineGrid()) for _ in range(2)
+    ]
+    network = Network()
+    network.add_module("transformer", ParallelTransformers(*transformers))
+    network.add_module(
+        "classifier", nn.Sequential(nn.Flatten(), OutputLayer(2 * channels * side**2, 10))
+    )
+    return network
+
+
+@pytest.fixture
+def building(monkeypatch):
+    """Have configs build another network."""
+
+    def building(build) -> None:
+        monkeypatch.setattr(Config, "build_network", lambda config, images: build())
+
+    return building
+
+
+class Warned(Observer):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def warned(self, message):
+        self.messages.append(message)
+
+
+def test_each_of_two_transformers_is_watched(tiny, splits, building):
+    building(side_by_side)
+    state, told = State(tiny(), splits, CPU), Warned()
+    first, second = state.model.transformers
+    assert (first, second) == ("transformer.0", "transformer.1")
+    with torch.no_grad():
+        state.model.transformers[second].regression.bias[2] = 1.5  # 3/4 of it lies outside
+    measured = watch(state, [told])
+    assert measured[f"outside_share.{first}"] == 0
+    assert measured[f"outside_share.{second}"] == pytest.approx(0.75, abs=0.02)
+    assert measured["outside_share"] == pytest.approx(measured[f"outside_share.{second}"] / 2)
+    assert measured["theta_spread"] == measured[f"theta_spread.{first}"] == 0
+    (message,) = told.messages
+    assert second in message
+    assert first not in message
+
+
+def test_a_run_with_two_transformers_logs_both_and_is_resumed(
+    tiny, splits, tmp_path, building, monkeypatch
+):
+    building(side_by_side)
+    config, run = tiny(), RunDirectory.claim(tmp_path / "run")
+    result = train(config, splits, run, CPU).result
+    (first, _) = records(run, "transformer")
+    names = {"outside_share", "theta_spread"}
+    each = {f"{name}.transformer.{number}" for name in names for number in range(2)}
+    assert first.keys() == names | each | {"kind", "step", "pass"}
+    transformers = nn.ModuleList(side_by_side().transformers.values())
+    assert result.localisation_parameters == parameter_count(transformers)
+    longer = tiny(train={"epochs": 3})
+    assert train(longer, splits, run, CPU, accept_changes=True).result.resumed_at_steps == [20]
+
+
+def test_one_transformer_has_no_name_in_the_metrics(finished):
+    for record in records(finished.run, "transformer"):
+        assert record.keys() == {"kind", "step", "pass", "outside_share", "theta_spread"}
+
+
+def test_images_in_colour_train(tiny, splits, tmp_path):
+    config = tiny(backbone={"CNN": {"filters": [2, 2], "localisation_filters": 2}})
+    coloured = [
+        Images(part.pixels.expand(-1, 3, -1, -1).contiguous(), part.labels, part.classes)
+        for part in splits[:3]
+    ]
+    run = RunDirectory.claim(tmp_path / "run")
+    train(config, Splits(*coloured, "nowhere"), run, CPU)
+    loaded = load_run(run.path)
+    assert loaded.format == ImageFormat((3, 28, 28), CLASSES)
+    assert loaded.model(torch.rand(2, 3, 28, 28)).shape == (2, 10)
+
+
+class Right(Classification):
+    """Measures what is right."""
+
+    measure = Measure("accuracy_percent", "accuracy", "%", lower_is_better=False)
+
+    def score(self, answers, targets):
+        return answers == targets
+
+
+def test_the_task_says_what_is_measured_and_what_is_best(
+    tiny, splits, tmp_path, monkeypatch, finished
+):
+    monkeypatch.setitem(TASKS, "right", Right)
+    run = RunDirectory.claim(tmp_path / "run")
+    result = train(tiny(task="right"), splits, run, CPU).result
+    validated = [record["validation_accuracy_percent"] for record in records(run, "validation")]
+    errors = [record["validation_error_percent"] for record in records(finished.run, "validation")]
+    assert validated == [100 - error for error in errors]
+    best = load_checkpoint(run.best)
+    assert best.training["best_validation_accuracy_percent"] == max(validated)
+    content = json.loads(run.result.read_text())
+    assert content["test_accuracy_percent"] == 100 - finished.result.result.test_percent
+    assert content["validation_accuracy_percent"] == validated[-1]
+    assert (content["task"], result.test_percent) == ("right", content["test_accuracy_percent"])
+    assert "test_error_percent" not in content
+
+
+def normed() -> Network:
+    network = Network()
+    layers = [nn.Flatten(), nn.BatchNorm1d(784), OutputLayer(784, 10)]
+    network.add_module("classifier", nn.Sequential(*layers))
+    return network
+
+
+def test_statistics_are_saved_with_the_average_and_looked_at(tiny, splits, tmp_path, building):
+    building(normed)
+    config, run = tiny(train={"ema_decay": 0.9}), RunDirectory.claim(tmp_path / "run")
+    model = train(config, splits, run, CPU).model
+    saved = load_checkpoint(run.last)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        name = f"classifier.1.{name}"
+        assert saved.weights[name].equal(saved.training["weights"][name])
+        assert model.get_buffer(name).equal(saved.weights[name])
+    assert int(saved.weights["classifier.1.num_batches_tracked"]) == 20
+    state = State(config, splits, CPU)
+    state.evaluated.get_buffer("classifier.1.running_var")[3] = torch.inf
+    with pytest.raises(DivergenceError):
+        state.refuse_diverged()
+
+
+def test_watching_moves_no_statistics(tiny, splits, building):
+    def build() -> Network:
+        network = side_by_side()
+        layers = [nn.BatchNorm2d(2), *network.classifier]
+        network.classifier = nn.Sequential(*layers)
+        return network
+
+    building(build)
+    state = State(tiny(), splits, CPU)
+    watch(state, [])
+    assert int(state.model.classifier[0].num_batches_tracked) == 0

@@ -8,15 +8,29 @@ from torch import Tensor, nn
 
 from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
-from stn_train.models.network import build_model
-from stn_train.trainer.optimisers import ITERATIONS, Muon
+from stn_train.data.images import ImageFormat
+from stn_train.data.mnist import CLASSES
+from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
+from stn_train.models.backbones import BACKBONES
+from stn_train.models.network import Network
+from stn_train.models.spatial_transformer import (
+    OutputLayer,
+    ParallelTransformers,
+    SpatialTransformer,
+)
 from stn_train.trainer.optimisers import (
+    ITERATIONS,
     AveragedWeights,
+    Muon,
     build_optimizer,
     build_schedule,
+    parameter_groups,
     steps_per_pass,
     total_steps,
 )
+
+MNIST = ImageFormat((1, 28, 28), CLASSES)
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "muon": Muon}
 
 
 def settings(**changes) -> TrainSettings:
@@ -98,11 +112,11 @@ def test_epochs_become_steps():
 def model(**changes) -> tuple:
     data = {"distortion": "R", "backbone": "FCN", "transform": "Aff", **changes}
     config = Config.model_validate(data)
-    return build_model(config), config.train
+    return config.build_network(MNIST), config.train
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
-@pytest.mark.parametrize("transform", ["none", "Aff"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("transform", ["none", *TRANSFORMS])
 def test_optimizer_has_every_parameter_once(name, transform):
     network, train = model(transform=transform, train={"optimizer": name})
     optimizer = build_optimizer(network, train)
@@ -110,7 +124,7 @@ def test_optimizer_has_every_parameter_once(name, transform):
     assert sorted(found) == sorted(id(weight) for weight in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "step", "constant"])
 def test_localisation_network_has_its_share_of_the_learning_rate(name, schedule):
     network, train = model(
@@ -125,7 +139,9 @@ def test_localisation_network_has_its_share_of_the_learning_rate(name, schedule)
     for _ in range(10):
         taken = rate_of_each(optimizer)
         (rate,) = {taken[weight] for weight in network.classifier.parameters()}
-        (localisation_rate,) = {taken[weight] for weight in network.transformer.parameters()}
+        (localisation_rate,) = {
+            taken[weight] for weight in network.transformers["transformer"].parameters()
+        }
         assert localisation_rate == pytest.approx(0.1 * rate)
         optimizer.step()
         schedule.step()
@@ -136,19 +152,17 @@ def rate_of_each(optimizer: torch.optim.Optimizer, name: str = "lr") -> dict[Ten
     return {weight: group[name] for group in optimizer.param_groups for weight in group["params"]}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW), ("muon", Muon)]
-)
-@pytest.mark.parametrize("backbone", ["FCN", "CNN", "tutorial"])
-@pytest.mark.parametrize("transform", ["none", "Aff", "TPS"])
-def test_weights_decay_and_biases_do_not(name, kind, backbone, transform):
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("transform", ["none", *TRANSFORMS])
+def test_weights_decay_and_biases_do_not(name, backbone, transform):
     network, train = model(
         backbone=backbone,
         transform=transform,
         train={"optimizer": name, "weight_decay": 0.01},
     )
     optimizer = build_optimizer(network, train)
-    assert isinstance(optimizer, kind)
+    assert type(optimizer) is OPTIMIZERS[name]
     decay = rate_of_each(optimizer, "weight_decay")
     for parameter, weight in network.named_parameters():
         assert decay[weight] == {"weight": 0.01, "bias": 0.0}[parameter.rsplit(".", 1)[1]]
@@ -168,8 +182,8 @@ def test_muon_takes_its_iteration(iteration):
     assert optimizer.iteration == iteration
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
-@pytest.mark.parametrize("transform", ["Aff", "Proj", "TPS"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("transform", TRANSFORMS)
 def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform):
     network, train = model(
         transform=transform,
@@ -186,12 +200,134 @@ def test_decay_alone_leaves_the_identity_and_shrinks_the_weights(name, transform
     for weight in network.parameters():
         weight.grad = torch.zeros_like(weight)
     optimizer.step()
-    regression = network.transformer.regression
-    assert torch.equal(regression.bias, network.transformer.transform.identity)
+    transformer = network.transformers["transformer"]
+    assert torch.equal(transformer.regression.bias, transformer.transform.identity)
     for key, value in network.named_parameters():
         rate = 0.1 * (0.2 if key.startswith("transformer.") else 1.0)
         shrunk = 1.0 if key.endswith("bias") else 1 - 0.5 * rate
         torch.testing.assert_close(value.detach(), shrunk * before[key])
+
+
+# Groups by role.
+
+
+def names_in_groups(network: nn.Module, train: TrainSettings) -> list[list[str]]:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, train)
+    return [[names[id(parameter)] for parameter in group["params"]] for group in groups]
+
+
+def groups_by_position(network: Network) -> list[list[str]]:
+    """As they were before roles were known: the last weight of either network is its output."""
+    found = []
+    for part in ("classifier.", "transformer."):
+        of_part = [each for each in network.named_parameters() if each[0].startswith(part)]
+        weights = [name for name, parameter in of_part if parameter.ndim > 1]
+        biases = [name for name, parameter in of_part if parameter.ndim == 1]
+        found += [weights[:-1], weights[-1:], biases]
+    return [group for group in found if group]
+
+
+@pytest.mark.parametrize("backbone", ["FCN", "CNN", "tutorial"])  # those that there were then
+@pytest.mark.parametrize("transform", ["none", "Aff", "Proj", "TPS"])
+def test_groups_and_their_order_are_those_of_earlier_checkpoints(backbone, transform):
+    network, train = model(backbone=backbone, transform=transform)
+    assert names_in_groups(network, train) == groups_by_position(network)
+    hidden = [group["hidden"] for group in parameter_groups(network, train)]
+    assert hidden == [True, False, False] * (1 if transform == "none" else 2)
+
+
+def affine(features: int = 4) -> SpatialTransformer:
+    localisation = nn.Sequential(nn.Flatten(), nn.Linear(784, features), nn.ReLU())
+    return SpatialTransformer(localisation, features, AffineGrid())
+
+
+def two_transformers() -> Network:
+    network = Network()
+    network.add_module("transformer", ParallelTransformers(affine(), affine()))
+    layers = [nn.Conv2d(2, 3, 5), nn.BatchNorm2d(3), nn.Flatten(), OutputLayer(3 * 24**2, 10)]
+    network.add_module("classifier", nn.Sequential(*layers))
+    return network
+
+
+def test_two_transformers_have_two_output_layers():
+    network, train = two_transformers(), settings(localisation_learning_rate_scale=0.1)
+    assert names_in_groups(network, train) == [
+        ["classifier.0.weight"],
+        ["classifier.3.weight"],
+        ["classifier.0.bias", "classifier.1.weight", "classifier.1.bias", "classifier.3.bias"],
+        [f"transformer.{number}.localisation.1.weight" for number in range(2)],
+        [f"transformer.{number}.regression.weight" for number in range(2)],
+        [
+            f"transformer.{number}.{layer}.bias"
+            for number in range(2)
+            for layer in ("localisation.1", "regression")
+        ],
+    ]
+    groups = parameter_groups(network, train)
+    assert [group["lr"] for group in groups] == [1.0] * 3 + [0.1] * 3
+    assert [group["hidden"] for group in groups] == [True, False, False] * 2
+
+
+def test_muon_turns_no_output_layer_of_two_transformers():
+    network, train = two_transformers(), settings(optimizer="muon", learning_rate=0.01)
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimizer = build_optimizer(network, train)
+    for weight in network.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    for name, weight in network.named_parameters():
+        moved = (weight.detach() - before[name]).abs() / 0.01
+        of_adam = bool(torch.allclose(moved, torch.ones_like(moved), rtol=1e-3))  # its first step
+        hidden = name in ("classifier.0.weight",) or name.endswith("localisation.1.weight")
+        assert of_adam is not hidden, name
+
+
+def test_a_localisation_network_that_two_share_is_there_once():
+    shared = nn.Sequential(nn.Flatten(), nn.Linear(784, 4))
+    pair = [SpatialTransformer(shared, 4, AffineGrid()) for _ in range(2)]
+    network = nn.Sequential(ParallelTransformers(*pair))
+    optimizer = build_optimizer(network, settings(optimizer="muon"))
+    found = [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(found) == sorted(id(weight) for weight in network.parameters())
+
+
+def test_a_transformer_inside_the_classifier_is_no_part_of_it():
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), affine(), nn.Flatten(), OutputLayer(784, 10))
+    assert names_in_groups(network, settings())[3:] == [
+        ["1.localisation.1.weight"],
+        ["1.regression.weight"],
+        ["1.localisation.1.bias", "1.regression.bias"],
+    ]
+
+
+def test_frozen_and_missing_parameters_make_no_group():
+    layers = nn.Sequential(nn.Linear(4, 4), OutputLayer(4, 2, bias=False))
+    layers[0].requires_grad_(False)
+    assert names_in_groups(layers, settings()) == [["1.weight"]]
+    assert build_optimizer(layers, settings(optimizer="muon")).param_groups[0]["hidden"] is False
+
+
+# The average.
+
+
+def test_average_has_the_newest_statistics():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    network.register_buffer("fixed", torch.ones(2), persistent=False)
+    average = AveragedWeights(network, 0.9)
+    for _ in range(3):
+        network(torch.rand(50, 3))
+        with torch.no_grad():
+            network[0].weight.add_(1)
+        network.fixed.add_(1)
+        average.update(network)
+    ours, theirs = average.model.state_dict(), network.state_dict()
+    assert not torch.equal(ours["0.weight"], theirs["0.weight"])
+    for name in ("1.running_mean", "1.running_var", "1.num_batches_tracked"):
+        assert torch.equal(ours[name], theirs[name])
+        assert ours[name] is not theirs[name]
+    assert int(ours["1.num_batches_tracked"]) == 3
+    assert torch.equal(average.model.fixed, torch.ones(2))  # no part of what is saved
 
 
 @pytest.mark.parametrize("decay", [0.05, 0.2, 0.3, 0.999])

@@ -4,30 +4,43 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
+from conftest import CPU
 
-from stn_train import progress
-from stn_train.models.network import build_model
-from stn_train.trainer.observers import Start
-from stn_train.trainer.observers import ProgressBar, ProgressLines
+from stn_train.data.images import ImageFormat
+from stn_train.data.mnist import CLASSES
 from stn_train.runs.directory import RunDirectory
+from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.trainer import observers
 from stn_train.trainer.loop import train
+from stn_train.trainer.observers import (
+    Observer,
+    ProgressBar,
+    ProgressLines,
+    Start,
+    Warnings,
+    progress,
+)
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still until it is set."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(observers, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     return clock
 
 
 @pytest.fixture
 def lines(clock, tiny, capsys):
     """ProgressLines at the start of 100 steps."""
-    lines = ProgressLines()
-    lines.started(Start(tiny(seed=7), build_model(tiny()), 0, 100))
-    return lines
+    return started(ProgressLines(), tiny(seed=7))
+
+
+def started(observer: Observer, config) -> Observer:
+    """An observer at the start of 100 steps."""
+    network = config.build_network(ImageFormat((1, 28, 28), CLASSES))
+    observer.started(Start(config, network, 0, 100))
+    return observer
 
 
 def reading(step: int) -> dict:
@@ -37,12 +50,44 @@ def reading(step: int) -> dict:
 @pytest.mark.parametrize(("terminal", "kind"), [(True, ProgressBar), (False, ProgressLines)])
 def test_a_terminal_gets_a_bar_and_a_log_gets_lines(terminal, kind, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    assert type(progress.progress()) is kind
+    assert type(progress()) is kind
+
+
+@pytest.mark.parametrize("kind", [Warnings, ProgressBar, ProgressLines])
+def test_warnings_are_told_in_any_case(kind, tiny, capsys):
+    observer = started(kind(), tiny())
+    observer.warned("too hot")
+    observer.stopped()
+    told = capsys.readouterr()
+    assert "warning: too hot\n" in told.err
+    assert told.out == ""
+
+
+def test_quiet_tells_warnings_alone(tiny, capsys):
+    observer = started(progress(quiet=True), tiny())
+    observer.logged(reading(100))
+    observer.stepped(100)
+    observer.stopped()
+    assert capsys.readouterr().err == ""
+
+
+class Overlap(Classification):
+    """A task with a measure of its own."""
+
+    measure = Measure("overlap_percent", "overlap", "points", lower_is_better=False)
+
+
+def test_the_tasks_measure_is_told(clock, tiny, capsys, monkeypatch):
+    monkeypatch.setitem(TASKS, "overlap", Overlap)
+    lines = started(ProgressLines(), tiny(task="overlap"))
+    clock.now += 60
+    lines.logged({"step": 10, "pass": 1.0, "validation_overlap_percent": 12.345})
+    assert "validation overlap 12.35 points" in capsys.readouterr().err
 
 
 def test_start_tells_what_is_trained(lines, tiny, capsys):
     told = capsys.readouterr()
-    assert tiny().cell in told.err
+    assert tiny().title in told.err
     assert "100 steps on cpu, seed 7" in told.err
     assert told.out == ""
 
@@ -121,7 +166,7 @@ def test_validation_error_is_told_from_then_on(lines, clock, capsys):
 def test_a_whole_run_is_told_on_standard_error_alone(kind, tiny, splits, tmp_path, capsys):
     config = tiny(train={"epochs": 1})
     observer = kind()
-    train(config, splits, RunDirectory.claim(tmp_path / "run"), torch.device("cpu"), observer)
+    train(config, splits, RunDirectory.claim(tmp_path / "run"), CPU, observer)
     told = capsys.readouterr()
     assert told.out == ""
     assert "10 steps on cpu" in told.err

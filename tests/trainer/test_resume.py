@@ -11,13 +11,15 @@ import torch
 import yaml
 from conftest import CPU, Finished
 
-from stn_train.runs.checkpoint import load_checkpoint
+from stn_train.data.images import Images
+from stn_train.data.sources import Splits
 from stn_train.errors import CheckpointError, ConfigError
-from stn_train.trainer.observers import Observer
+from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.signals import StoppedError, Terminated
 from stn_train.trainer.loop import train
-from stn_train.trainer.state import Training
+from stn_train.trainer.observers import Observer
+from stn_train.trainer.state import State
 
 TUTORIAL = {"backbone": "tutorial", "train": {"epochs": 3, "log_every": 3}}
 CHOICES = {
@@ -68,7 +70,7 @@ def assert_same(one: Finished, other: Finished) -> None:
     assert metrics(one.run) == metrics(other.run)
     own = {"train_seconds", "total_seconds", "resumed_at_steps", "environment"}
     summaries = [
-        {key: value for key, value in each.result.summary.items() if key not in own}
+        {key: value for key, value in each.result.result.as_dict().items() if key not in own}
         for each in (one, other)
     ]
     assert summaries[0] == summaries[1]
@@ -86,7 +88,7 @@ def test_may_be_stopped_again_and_again(tiny, splits, trained, tmp_path):
     config = tiny(train={"epochs": 3})
     resumed = stopped(config, splits, tmp_path / "stopped", 4, 12, 12, 27)
     assert_same(trained(config, "whole"), resumed)
-    assert resumed.result.summary["resumed_at_steps"] == [10, 20]  # those that came to a save
+    assert resumed.result.result.resumed_at_steps == [10, 20]  # those that came to a save
 
 
 @pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
@@ -97,7 +99,7 @@ def test_stopped_while_it_was_tested(raised, code, tiny, splits, trained, tmp_pa
         raise raised
 
     with monkeypatch.context() as patch:
-        patch.setattr("stn_train.trainer.evaluate", interrupted)
+        patch.setattr("stn_train.trainer.loop.evaluate", interrupted)
         with pytest.raises(StoppedError, match=r"--resume .*stopped tests it") as told:
             train(config, splits, run, CPU)
     assert told.value.exit_code == code
@@ -143,15 +145,15 @@ def test_seconds_add_up(tiny, splits, tmp_path):
     saved["training"]["seconds"] += 1000
     torch.save(saved, run.last)
     result = train(config, splits, run, CPU)
-    assert 1000 < result.summary["train_seconds"] < 1100
-    assert result.summary["train_seconds"] < result.summary["total_seconds"] < 1200
+    assert 1000 < result.result.train_seconds < 1100
+    assert result.result.train_seconds < result.result.total_seconds < 1200
 
 
 def test_another_config_is_refused_with_what_differs(tiny, splits, finished, tmp_path):
     other = tiny(seed=2, train={"learning_rate": 0.5})
-    training = Training(other, splits, CPU)
+    state = State(other, splits, CPU)
     with pytest.raises(ConfigError) as caught:
-        training.restore(finished.run.last, load_checkpoint(finished.run.last))
+        state.restore(finished.run.last, load_checkpoint(finished.run.last))
     assert caught.value.problems[1:] == [
         "seed is 1 in the run, 2 was asked for",
         "train.learning_rate is 0.01 in the run, 0.5 was asked for",
@@ -165,7 +167,7 @@ def test_checkpoint_without_a_part_is_told(tiny, splits, finished, tmp_path, key
     torch.save(content, tmp_path / "last.pt")
     path = tmp_path / "last.pt"
     with pytest.raises(CheckpointError, match=f"last.pt cannot be resumed: '{key}'"):
-        Training(tiny(), splits, CPU).restore(path, load_checkpoint(path))
+        State(tiny(), splits, CPU).restore(path, load_checkpoint(path))
 
 
 # By the command.
@@ -227,35 +229,65 @@ def test_other_settings_are_refused_unless_they_are_accepted(command, left, tiny
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_another_optimizer_starts_afresh(tiny, splits, left, optimizer):
     config = tiny(train={"optimizer": optimizer})
-    result = train(config, splits, left, CPU, changes_wanted=True)
-    assert any("train.optimizer is muon" in change for change in result.summary["changes"])
+    result = train(config, splits, left, CPU, accept_changes=True)
+    assert any("train.optimizer is muon" in change for change in result.result.changes)
 
 
 def test_fewer_steps_than_were_taken_are_refused(tiny, splits, left):
     config = tiny(train={"epochs": None, "steps": 9})
     with pytest.raises(ConfigError, match="has taken 10 steps already, more than the 9 asked for"):
-        train(config, splits, left, CPU, changes_wanted=True)
+        train(config, splits, left, CPU, accept_changes=True)
 
 
 def test_errors_on_other_digits_are_forgotten(tiny, splits, left):
-    training = Training(tiny(data={"validation": 0}), splits, CPU)
-    training.restore(left.last, load_checkpoint(left.last), changes_wanted=True)
-    assert training.validation_error_percent is None
-    assert training.best_validation_error_percent == math.inf
+    state = State(tiny(data={"validation": 0}), splits, CPU)
+    state.restore(left.last, load_checkpoint(left.last), accept_changes=True)
+    assert state.validation_percent is None
+    assert state.best_validation_percent == math.inf
+
+
+@pytest.mark.parametrize(
+    "changes", [{"distortion": "P"}, {"distortion": {"R": {"max_angle_deg": 5.0}}}]
+)
+def test_errors_on_other_distortions_are_forgotten_too(tiny, splits, left, changes):
+    state = State(tiny(**changes), splits, CPU)
+    state.restore(left.last, load_checkpoint(left.last), accept_changes=True)
+    assert state.validation_percent is None
+    assert state.best_validation_percent == math.inf
+
+
+def test_errors_on_the_same_digits_are_remembered(tiny, splits, left):
+    state = State(tiny(train={"epochs": 4}), splits, CPU)
+    saved = load_checkpoint(left.last)
+    state.restore(left.last, saved, accept_changes=True)
+    assert state.validation_percent == saved.training["validation_error_percent"]
+    assert state.best_validation_percent == saved.training["best_validation_error_percent"]
+
+
+def test_other_images_are_refused_unless_they_are_accepted(tiny, splits, left):
+    def renamed(images: Images) -> Images:
+        return Images(images.pixels, images.labels, tuple("abcdefghij"))
+
+    others = Splits(*map(renamed, splits[:3]), "elsewhere")
+    state, saved = State(tiny(), others, CPU), load_checkpoint(left.last)
+    with pytest.raises(ConfigError, match=r"a, b, c"):
+        state.restore(left.last, saved)
+    state.restore(left.last, saved, accept_changes=True)
+    assert state.step == 10
 
 
 def test_accepted_changes_go_on_from_the_weights_by_the_new_schedule(tiny, splits, left):
     config = tiny(train={"epochs": 4, "learning_rate": 0.02, "schedule": "cosine"})
-    training = Training(config, splits, CPU)
-    training.restore(left.last, load_checkpoint(left.last), changes_wanted=True)
-    reference = Training(config, splits, CPU)
+    state = State(config, splits, CPU)
+    state.restore(left.last, load_checkpoint(left.last), accept_changes=True)
+    reference = State(config, splits, CPU)
     reference.skip_steps(10)
-    assert training.step == 10
-    rates = [each.schedule.get_last_lr() for each in (training, reference)]
+    assert state.step == 10
+    rates = [each.schedule.get_last_lr() for each in (state, reference)]
     assert rates[0] == rates[1]
     assert rates[0][0] == pytest.approx(0.02 * (1 + math.cos(math.pi / 4)) / 2)
     saved = load_checkpoint(left.last).training["weights"]
-    assert all(value.equal(saved[key]) for key, value in training.model.state_dict().items())
+    assert all(value.equal(saved[key]) for key, value in state.model.state_dict().items())
 
 
 @pytest.mark.parametrize(
