@@ -256,9 +256,13 @@ class Config(Settings):
         """The config that a run recorded, in the present or the former layout.
 
         Settings added since get the field's default, which always reproduces the behaviour before
-        the setting existed; not the recipe's value. Raises ValidationError if it is not valid.
+        the setting existed; not the recipe's value. Raises ConfigError if it is not valid.
         """
-        return cls.model_validate(recorded(data))
+        try:
+            return cls.model_validate(recorded(data))
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+            raise ConfigError(problems) from None
 
 
 def experiment_title(cell: Cell, task: str, source: str) -> str:
@@ -358,9 +362,8 @@ def refuse_other_config(
     """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
     try:
         own = Config.from_run(old).as_dict()
-    except ValidationError as error:
-        reasons = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        told = f"{run} has a config that is not valid: {'; '.join(reasons)}"
+    except ConfigError as error:
+        told = f"{run} has a config that is not valid: {'; '.join(error.problems)}"
         raise ConfigError([told]) from None
     differences = changed_settings(own, new.as_dict())
     if differences:

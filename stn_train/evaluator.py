@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stn_train.data.images import Images
 from stn_train.tasks import Measure, Task
-from stn_train.tasks.examples import Examples, test_examples
+from stn_train.tasks.examples import Examples
 
 BATCH = 500
 """Images at once: they and their activations stay in the processor's cache. A constant, since
@@ -74,7 +74,7 @@ def evaluate(network: nn.Module, task: Task, test: Images, draws: int) -> Evalua
     """Measure a network on the first ``draws`` fixed draws; network and images on one device."""
     scored, hashes, confusion = [], [], None
     for draw in range(draws):
-        examples = test_examples(task, test, draw)
+        examples = Examples.for_test(task, test, draw)
         answers, targets = answer(network, examples)
         scored.append(task.score(answers, targets))
         hashes.append(examples.sha256())

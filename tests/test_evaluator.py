@@ -19,8 +19,7 @@ from stn_train.evaluator import (
     wilson_interval,
 )
 from stn_train.tasks import Classification, Measure
-from stn_train.tasks.examples import test_examples as fixed_examples
-from stn_train.tasks.examples import validation_examples
+from stn_train.tasks.examples import Examples
 
 NONE = Classification().with_distortion(DISTORTIONS["none"]())
 
@@ -138,7 +137,7 @@ def test_number_of_draws_does_not_change_the_first(finished, splits):
 
 
 def test_hash_is_the_test_sets(finished, splits):
-    expected = fixed_examples(finished.config.task, splits.test, 0).sha256()
+    expected = Examples.for_test(finished.config.task, splits.test, 0).sha256()
     assert finished.result.evaluation.test_sha256 == expected
 
 
@@ -150,13 +149,13 @@ def test_model_is_left_as_it_was(finished, splits):
 
 
 def test_score_of_examples_is_their_share_of_wrong_answers():
-    assert score_percent(Oracle([1, 2, 3]), validation_examples(NONE, numbered(60))) == 5.0
+    assert score_percent(Oracle([1, 2, 3]), Examples.for_validation(NONE, numbered(60))) == 5.0
 
 
 @pytest.mark.parametrize("count", [1, BATCH, BATCH + 1])
 def test_predictions_are_the_outputs_in_order(count):
     images = numbered(count)
-    outputs = predict(Oracle([]), validation_examples(NONE, images))
+    outputs = predict(Oracle([]), Examples.for_validation(NONE, images))
     assert outputs.argmax(1).equal(images.labels)
     assert not outputs.requires_grad
 

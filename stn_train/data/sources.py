@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 from typing_extensions import override
@@ -173,6 +173,11 @@ class QMnist(TorchvisionSource):
         return Images(loaded.data[:, None].contiguous(), labels.long(), classes)
 
 
+def absolute_path(path: str) -> str:
+    """A path that means the same from any working directory."""
+    return str(Path(path).expanduser().absolute())
+
+
 class Folder(Source):
     """folder: pictures in a folder for each class, resized.
 
@@ -180,8 +185,8 @@ class Folder(Source):
     the classes themselves, of whose pictures a share is kept for the test.
     """
 
-    path: Annotated[str, Field(min_length=1)]
-    """The folder."""
+    path: Annotated[str, Field(min_length=1), AfterValidator(absolute_path)]
+    """The folder; a relative path starts from the working directory."""
     size: Annotated[int, Field(ge=SMALLEST_PX, le=LARGEST_PX)] = 32
     """Height and width in pixels: the shorter side is resized to it, the middle is cut out."""
     colour: bool = False
@@ -197,7 +202,7 @@ class Folder(Source):
 
     @override
     def load(self, data_dir: Path) -> Labelled:
-        root = Path(self.path).expanduser()
+        root = Path(self.path)
         parts = [root / "train", root / "test"]
         if all(part.is_dir() for part in parts):
             (training, names), (test, test_names) = map(self.read, parts)
@@ -217,6 +222,8 @@ class Folder(Source):
         """The pictures under a folder, and the names of its classes."""
         from torchvision.datasets import ImageFolder
 
+        if not root.is_dir():
+            raise DataError(f"{root} is no folder: data.source.folder.path must name one")
         try:
             listed = ImageFolder(str(root))
         except (OSError, RuntimeError) as error:
@@ -243,7 +250,7 @@ class Folder(Source):
 
     @override
     def origin(self, data_dir: Path) -> str:
-        return f"pictures in {Path(self.path).expanduser().absolute()}"
+        return f"pictures in {self.path}"
 
 
 Picture = tuple[Path, Tensor, int]

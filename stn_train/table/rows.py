@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from stn_train.config import Cell, Config, changed_settings
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
@@ -109,9 +107,9 @@ def config_of(result: Result) -> Config:
     """The config that a result was trained with; raises ConfigError if it is not valid."""
     try:
         return Config.from_run(result.config)
-    except ValidationError as error:
-        told = f"{result.cell}, seed {result.seed}: its config is not valid: {error}"
-        raise ConfigError([told]) from None
+    except ConfigError as error:
+        told = f"{result.cell}, seed {result.seed}: its config is not valid"
+        raise ConfigError([f"{told}: {'; '.join(error.problems)}"]) from None
 
 
 def outside(results: Iterable[Result], table: PaperTable) -> str:

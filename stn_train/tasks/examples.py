@@ -31,6 +31,21 @@ class Examples:
     """Tensors (N, ...) on the images' device."""
 
     @classmethod
+    def for_validation(cls, task: Task, images: Images) -> "Examples":
+        """The validation images under their one fixed draw."""
+        return cls.drawn(task, images, "validation", 0)
+
+    @classmethod
+    def for_test(cls, task: Task, images: Images, draw: int) -> "Examples":
+        """The test images under one of the fixed draws."""
+        return cls.drawn(task, images, "test", draw)
+
+    @classmethod
+    def watched(cls, task: Task, images: Images) -> "Examples":
+        """A few training images, always the same, to see what the spatial transformers do."""
+        return cls.drawn(task, images[:WATCHED], "watched", 0)
+
+    @classmethod
     def drawn(cls, task: Task, images: Images, purpose: str, number: int) -> "Examples":
         """Images with the ``number``-th of the fixed draws for a purpose."""
         draws = task.draw(images, stream_generator(FIXED_SEED, purpose, number))
@@ -83,18 +98,3 @@ def draw_pass(task: Task, images: Images, seed: int, passed: int, draw: int) -> 
 def on_device(draws: Draws, images: Images) -> Draws:
     """Draws on the device of the images."""
     return tuple(draw.to(images.labels.device) for draw in draws)
-
-
-def validation_examples(task: Task, images: Images) -> Examples:
-    """The validation images under their one fixed draw."""
-    return Examples.drawn(task, images, "validation", 0)
-
-
-def watched_examples(task: Task, images: Images) -> Examples:
-    """A few training images, always the same, to see what the spatial transformers do."""
-    return Examples.drawn(task, images[:WATCHED], "watched", 0)
-
-
-def test_examples(task: Task, images: Images, draw: int) -> Examples:
-    """The test images under one of the fixed draws."""
-    return Examples.drawn(task, images, "test", draw)

@@ -21,7 +21,7 @@ from stn_train.runs.files import write_json
 from stn_train.runs.machine import wait_for
 from stn_train.runs.result import Result
 from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
-from stn_train.tasks.examples import Examples, test_examples, watched_examples
+from stn_train.tasks.examples import Examples
 from stn_train.trainer.observers import Observer, Start, TensorBoard
 from stn_train.trainer.state import State
 
@@ -230,7 +230,7 @@ def watch(state: State, observers: Sequence[Observer]) -> dict[str, float]:
     means, and each has its own as well, by its name in the network.
     """
     model = state.evaluated.eval()
-    examples = watched_examples(state.task, state.splits.training)
+    examples = Examples.watched(state.task, state.splits.training)
     with torch.no_grad():
         warps = model.trace(examples.batch(slice(None)).inputs).warps
     outside = {
@@ -299,7 +299,7 @@ def rehearse(config: Config, splits: Splits, device: torch.device) -> Rehearsal:
         wait_for(device)
         if state.step > warm_up:
             step_seconds.append(time.perf_counter() - started)
-    some = test_examples(config.task, state.splits.test[:TESTED_IMAGES], 0)
+    some = Examples.for_test(config.task, state.splits.test[:TESTED_IMAGES], 0)
     predict(state.evaluated, some)
     started = time.perf_counter()
     predict(state.evaluated, some)

@@ -20,7 +20,7 @@ from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.models.network import Network, parameter_count
 from stn_train.tasks.base import Task
-from stn_train.tasks.examples import watched_examples
+from stn_train.tasks.examples import Examples
 
 
 class Start(NamedTuple):
@@ -225,7 +225,7 @@ class TensorBoard(Observer):
                 ["log.tensorboard needs TensorBoard: pip install tensorboard"]
             ) from None
         self.folder, self.open = folder, SummaryWriter
-        self.inputs = watched_examples(task, training).batch(slice(SHOWN)).inputs  # (N, C, H, W)
+        self.inputs = Examples.watched(task, training).batch(slice(SHOWN)).inputs  # (N, C, H, W)
 
     @override
     def started(self, start: Start) -> None:

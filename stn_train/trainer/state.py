@@ -28,7 +28,7 @@ from stn_train.runs.checkpoint import (
     images_entry,
 )
 from stn_train.runs.machine import autocast, choose_precision, seed_generator
-from stn_train.tasks.examples import Examples, Pass, draw_pass, validation_examples
+from stn_train.tasks.examples import Examples, Pass, draw_pass
 from stn_train.trainer.cuda_graph import RecordedStep
 from stn_train.trainer.observers import Meter
 from stn_train.trainer.optimisers import (
@@ -66,7 +66,7 @@ class State:
             self.update = RecordedStep(self.update_weights, batch_size)
         self.validation: Examples | None = None
         if len(splits.validation):
-            self.validation = validation_examples(self.task, splits.validation)
+            self.validation = Examples.for_validation(self.task, splits.validation)
         self.step = 0
         self.learning_rate: float | Tensor = 0.0  # of the last step
         self.validation_percent: float | None = None
@@ -181,11 +181,11 @@ class State:
         Raises ConfigError if it is of another config or has taken more steps than ours asks for,
         CheckpointError if it does not fit.
         """
-        state, former = checkpoint.training, config_of(path, checkpoint)
         if not accept_changes:
             advice = "--accept-changes resumes it with the new ones"
             refuse_other_config(path.parent, checkpoint.config, self.config, advice)
             self.refuse_other_images(path, checkpoint)
+        state, former = checkpoint.training, config_of(path, checkpoint)
         if checkpoint.step > self.steps:
             taken = f"{path} has taken {checkpoint.step:,} steps already"
             raise ConfigError([f"{taken}, more than the {self.steps:,} asked for"])

@@ -20,7 +20,7 @@ from stn_train.errors import ConfigError
 from stn_train.evaluator import score_percent
 from stn_train.runs.directory import Run, load_run
 from stn_train.runs.files import write_atomically
-from stn_train.tasks.examples import Examples, test_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser.pages import Inspected, grid_colours, inspect, one_of_each
 from stn_train.visualiser.style import (
     fitting_size,
@@ -66,8 +66,8 @@ def learning_frames(run: Run, test: Images) -> Iterator[Frame]:
             ]
         )
     task, index = run.config.task, one_of_each(test)[:COLUMNS]
-    examples = test_examples(task, test, 0)
-    scored = test_examples(task, test[:SCORED_IMAGES], 0)
+    examples = Examples.for_test(task, test, 0)
+    scored = Examples.for_test(task, test[:SCORED_IMAGES], 0)
     for path in snapshots:
         snapshot = load_run(path)
         score = score_percent(snapshot.model, scored)
@@ -88,7 +88,7 @@ def sweep_frames(run: Run, test: Images) -> Iterator[Frame]:
         raise ConfigError(
             [f"{run.config.title}: rotation.gif needs a map of the plane; {kind} is not one"]
         )
-    _, *others = test_examples(task, images, 0).draws  # the distortion's parameters come first
+    _, *others = Examples.for_test(task, images, 0).draws  # the distortion's parameters come first
     title = f"{run.config.title}: test {word_for_images(test.classes)} as they are distorted"
     for parameters in task.distortion.sweep(SWEEP_FRAMES):  # (F, K)
         same = parameters.expand(len(images), -1)

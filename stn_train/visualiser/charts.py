@@ -20,7 +20,7 @@ from stn_train.data.images import ImageFormat, Images
 from stn_train.errors import ConfigError
 from stn_train.evaluator import answer, confusion_of, wilson_interval
 from stn_train.runs.directory import Run
-from stn_train.tasks.examples import test_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser.pages import (
     class_means,
     digits_page,
@@ -136,7 +136,7 @@ def class_errors(run: Run, test: Images) -> Figure:
     refuse_without_classes(run)
     task = run.config.task
     names, word = task.classes(run.format), word_for_class(task.classes(run.format))
-    answers, targets = answer(run.model, test_examples(task, test, 0))
+    answers, targets = answer(run.model, Examples.for_test(task, test, 0))
     confusion = confusion_of(targets, answers, len(names))
     larger = max(1.0, len(names) / 16)
     figure = Figure(figsize=(10 * larger, 4.4 * larger), dpi=130, layout="constrained")
@@ -181,7 +181,7 @@ def poses_undone(run: Run, test: Images) -> Figure:
     Only what the distortion varies is drawn. Colours are classes: the upright pose of a class can
     be its own. Raises ConfigError where there are no poses to compare, as `undoing` does.
     """
-    undone = undoing(run, test_examples(run.config.task, test[:POSES_IMAGES], 0))
+    undone = undoing(run, Examples.for_test(run.config.task, test[:POSES_IMAGES], 0))
     posed = torch.stack([*undone.true, *undone.predicted, *undone.left]).isfinite().all(0)  # (N,)
     title, images = run.config.title, word_for_images(test.classes)
     if not posed.any():

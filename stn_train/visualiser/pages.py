@@ -20,7 +20,7 @@ from stn_train.evaluator import BATCH
 from stn_train.models.network import Network, Trace
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
 from stn_train.runs.directory import Run
-from stn_train.tasks.examples import Examples, test_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser.style import (
     GRID_COLOURS,
     GRID_LINES,
@@ -146,7 +146,7 @@ def digits_page(run: Run, test: Images, count: int = 15, misclassified: bool = F
     misclassified: only those that the model gets wrong, the most confident mistakes first.
     Raises ConfigError if there are none, or the task has no classes.
     """
-    examples = test_examples(run.config.task, test, 0)
+    examples = Examples.for_test(run.config.task, test, 0)
     index = worst_mistakes(run, examples) if misclassified else one_of_each(test)
     if len(index) == 0:
         word = word_for_images(test.classes).removesuffix("s")
@@ -237,7 +237,7 @@ def class_means(run: Run, test: Images) -> Figure:
     Below each mean the standard deviation, bright where the images of a class differ. Without a
     transformer only the inputs are shown.
     """
-    examples = test_examples(run.config.task, test[:MEANS_IMAGES], 0)
+    examples = Examples.for_test(run.config.task, test[:MEANS_IMAGES], 0)
     classes = run.config.task.classes(run.format)
     kinds: dict[str, list[Tensor]] = {}
     targets = []

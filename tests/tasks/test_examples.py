@@ -9,14 +9,7 @@ from stn_train.data.distortions import DISTORTIONS, Elastic, Projection, distort
 from stn_train.data.images import Images
 from stn_train.runs.result import reference_results
 from stn_train.tasks import TASKS, Classification, Task
-from stn_train.tasks.examples import (
-    WATCHED,
-    Examples,
-    draw_pass,
-    validation_examples,
-    watched_examples,
-)
-from stn_train.tasks.examples import test_examples as fixed_examples
+from stn_train.tasks.examples import WATCHED, Examples, draw_pass
 
 EVERY_DISTORTION = pytest.mark.parametrize("name", DISTORTIONS)
 
@@ -45,7 +38,7 @@ def test_results_on_one_distortion_are_of_one_test_set():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_first_draw_is_the_one_of_every_published_number(name, all_mnist):
-    examples = fixed_examples(task_on(name), all_mnist[1], 0)
+    examples = Examples.for_test(task_on(name), all_mnist[1], 0)
     assert examples.sha256() == PUBLISHED[name][0]
 
 
@@ -54,7 +47,7 @@ def test_the_first_draw_is_the_one_of_every_published_number(name, all_mnist):
 def test_every_draw_is_the_one_of_every_published_number(name, all_mnist):
     task = task_on(name)
     draws = range(len(PUBLISHED[name]))
-    hashes = [fixed_examples(task, all_mnist[1], draw).sha256() for draw in draws]
+    hashes = [Examples.for_test(task, all_mnist[1], draw).sha256() for draw in draws]
     assert hashes == PUBLISHED[name]
 
 
@@ -82,14 +75,14 @@ def test_hash_depends_on_images_labels_distortion_and_draws():
 def test_hashes_tell_distortion_setting_draw_and_images_apart(splits):
     test = splits.test
     different = [
-        fixed_examples(task_on("R"), test, 0),
-        fixed_examples(task_on("R"), test, 1),
-        fixed_examples(task_on("R", max_angle_deg=89.0), test, 0),
-        fixed_examples(task_on("RTS"), test, 0),
-        fixed_examples(task_on("R"), test[:-1], 0),
-        fixed_examples(task_on("R"), Images(test.pixels, 9 - test.labels, test.classes), 0),
-        fixed_examples(task_on("none"), test, 0),
-        fixed_examples(task_on("none", canvas_px=30), test, 0),
+        Examples.for_test(task_on("R"), test, 0),
+        Examples.for_test(task_on("R"), test, 1),
+        Examples.for_test(task_on("R", max_angle_deg=89.0), test, 0),
+        Examples.for_test(task_on("RTS"), test, 0),
+        Examples.for_test(task_on("R"), test[:-1], 0),
+        Examples.for_test(task_on("R"), Images(test.pixels, 9 - test.labels, test.classes), 0),
+        Examples.for_test(task_on("none"), test, 0),
+        Examples.for_test(task_on("none", canvas_px=30), test, 0),
     ]
     hashes = [examples.sha256() for examples in different]
     assert len(set(hashes)) == len(hashes)
@@ -114,26 +107,26 @@ def test_tasks_do_not_share_a_hash():
 
 @EVERY_DISTORTION
 def test_same_settings_give_the_same_test_set(splits, name):
-    one, other = (fixed_examples(task_on(name), splits.test, 0) for _ in range(2))
+    one, other = (Examples.for_test(task_on(name), splits.test, 0) for _ in range(2))
     assert one.sha256() == other.sha256()
     assert one.batch(slice(0, 20)).inputs.equal(other.batch(slice(0, 20)).inputs)
 
 
 def test_test_set_depends_on_neither_seed_nor_state_of_the_run(splits):
     torch.manual_seed(1)
-    one = fixed_examples(task_on("P"), splits.test, 3)
+    one = Examples.for_test(task_on("P"), splits.test, 3)
     torch.manual_seed(2)
     draw_pass(task_on("R"), splits.training, 5, 0, 0)
-    assert fixed_examples(task_on("P"), splits.test, 3).sha256() == one.sha256()
+    assert Examples.for_test(task_on("P"), splits.test, 3).sha256() == one.sha256()
 
 
 def test_purposes_draws_and_seeds_differ(splits):
     images, task = splits.test[:100], task_on("R")
     drawn = [
-        fixed_examples(task, images, 0).draws[0],
-        fixed_examples(task, images, 1).draws[0],
-        validation_examples(task, images).draws[0],
-        watched_examples(task, images).draws[0],
+        Examples.for_test(task, images, 0).draws[0],
+        Examples.for_test(task, images, 1).draws[0],
+        Examples.for_validation(task, images).draws[0],
+        Examples.watched(task, images).draws[0],
         draw_pass(task, images, 0, 0, 0).draws[0],
         draw_pass(task, images, 0, 0, 1).draws[0],
         draw_pass(task, images, 1, 0, 0).draws[0],
@@ -143,15 +136,15 @@ def test_purposes_draws_and_seeds_differ(splits):
 
 
 def test_a_few_images_are_watched(splits):
-    examples = watched_examples(task_on("R"), splits.training)
+    examples = Examples.watched(task_on("R"), splits.training)
     assert len(examples) == WATCHED
     assert examples.images.pixels.equal(splits.training.pixels[:WATCHED])
-    assert len(watched_examples(task_on("R"), splits.training[:7])) == 7
+    assert len(Examples.watched(task_on("R"), splits.training[:7])) == 7
 
 
 @EVERY_DISTORTION
 def test_an_image_is_the_same_in_any_batch(splits, name):
-    examples = fixed_examples(task_on(name), splits.test, 0)
+    examples = Examples.for_test(task_on(name), splits.test, 0)
     whole, labels = examples.batch(slice(None))
     shuffled = torch.randperm(len(examples), generator=seeded(0))[:37]
     part, part_labels = examples.batch(shuffled)
@@ -160,7 +153,7 @@ def test_an_image_is_the_same_in_any_batch(splits, name):
 
 
 def test_a_batch_is_the_images_distorted_and_their_labels(splits):
-    examples = fixed_examples(task_on("P"), splits.test, 0)
+    examples = Examples.for_test(task_on("P"), splits.test, 0)
     inputs, targets = examples.batch(slice(10, 15))
     assert (inputs.shape, inputs.dtype) == ((5, 1, 28, 28), torch.float32)
     (parameters,) = examples.draws
@@ -216,7 +209,7 @@ def test_draws_of_every_task_have_one_entry_an_image(task, splits):
 
 def test_draws_lie_where_the_images_lie(splits):
     there = splits.test.to(torch.device("meta"))
-    assert all(draw.is_meta for draw in fixed_examples(task_on("E"), there, 0).draws)
+    assert all(draw.is_meta for draw in Examples.for_test(task_on("E"), there, 0).draws)
     passed = draw_pass(task_on("E"), there, 1, 0, 0)
     assert passed.order.is_meta
     assert all(draw.is_meta for draw in passed.draws)

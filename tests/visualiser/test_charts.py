@@ -18,7 +18,7 @@ from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.evaluator import predict
 from stn_train.tasks import TASKS
-from stn_train.tasks.examples import test_examples as fixed_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser import charts, style
 
 METRICS = [
@@ -71,7 +71,7 @@ def test_a_run_that_logged_nothing_says_so():
 
 def test_class_errors_count_each_class(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R")
-    examples = fixed_examples(run.config.task, test, 0)
+    examples = Examples.for_test(run.config.task, test, 0)
     predictions = predict(run.model, examples).argmax(1)
     bars, table = charts.class_errors(run, test).axes
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars.patches}

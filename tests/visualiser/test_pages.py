@@ -19,7 +19,7 @@ from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.models.network import Network
 from stn_train.tasks import TASKS, Batch, Classification
-from stn_train.tasks.examples import test_examples as fixed_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser import pages
 from stn_train.visualiser.style import GRID_COLOURS
 
@@ -49,7 +49,7 @@ def test_page_of_a_baseline_has_inputs_alone(tmp_path):
 
 def test_grid_of_the_identity_lies_on_the_pixel_centres(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R", transform="Aff")
-    examples = fixed_examples(run.config.task, test, 0)
+    examples = Examples.for_test(run.config.task, test, 0)
     inspected = pages.inspect(run, examples, torch.arange(3))
     (grid,) = inspected.grids.values()
     x = torch.arange(28.0).expand(28, 28)
@@ -58,7 +58,7 @@ def test_grid_of_the_identity_lies_on_the_pixel_centres(tmp_path):
 
 def test_mistakes_are_all_wrong_and_the_most_confident_comes_first(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R")
-    examples = fixed_examples(run.config.task, test, 0)
+    examples = Examples.for_test(run.config.task, test, 0)
     index = pages.worst_mistakes(run, examples)
     answers = pages.inspect(run, examples, index).answers
     assert len(index) > 10
@@ -102,7 +102,7 @@ def test_each_grid_is_drawn_where_its_own_transformer_reads(tmp_path):
     second = network.transformers["transformer.1"]
     second.regression.bias.data[2] = 2 / 28  # a pixel to the right
     run = run_of(tmp_path, network, some_digits(), distortion="R")
-    examples = fixed_examples(run.config.task, some_digits(), 0)
+    examples = Examples.for_test(run.config.task, some_digits(), 0)
     inspected = pages.inspect(run, examples, torch.arange(3))
     grids = inspected.grids
     moved = grids["transformer.0"] + torch.tensor([1.0, 0.0])
@@ -169,7 +169,7 @@ def test_images_need_not_be_square(tmp_path, monkeypatch):
     network.add_module("transformer", front)
     network.add_module("classifier", nn.Sequential(nn.Flatten(), nn.Linear(28 * 40, 10)))
     run = run_of(tmp_path, network, some_digits(), distortion="R", task="wide")
-    examples = fixed_examples(run.config.task, some_digits(), 0)
+    examples = Examples.for_test(run.config.task, some_digits(), 0)
     (grid,) = pages.inspect(run, examples, torch.arange(2)).grids.values()
     torch.testing.assert_close(grid[0, -1, -1], torch.tensor([39.0, 27.0]), atol=1e-4, rtol=0)
     figure = pages.digits_page(run, some_digits(), count=2)
@@ -195,7 +195,7 @@ def test_class_means_show_input_and_output_of_each_class(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R")
     figure = pages.class_means(run, test)
     assert len(figure.axes) == 40
-    inputs, labels = fixed_examples(run.config.task, test, 0).batch(slice(None))
+    inputs, labels = Examples.for_test(run.config.task, test, 0).batch(slice(None))
     torch.testing.assert_close(shown(figure.axes[3]), inputs[labels == 3, 0].mean(0))
     deviation = inputs[labels == 3, 0].std(0, correction=0)
     torch.testing.assert_close(shown(figure.axes[13]), deviation)
@@ -244,7 +244,7 @@ def test_class_means_take_the_first_images_of_a_large_set(tmp_path, monkeypatch)
     monkeypatch.setattr(pages, "MEANS_IMAGES", 40)
     figure = pages.class_means(run, test)
     assert "over 40 test digits" in texts(figure)
-    inputs, labels = fixed_examples(run.config.task, test[:40], 0).batch(slice(None))
+    inputs, labels = Examples.for_test(run.config.task, test[:40], 0).batch(slice(None))
     torch.testing.assert_close(shown(figure.axes[3]), inputs[labels == 3, 0].mean(0))
 
 

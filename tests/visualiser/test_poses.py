@@ -9,13 +9,13 @@ from stn_train.data.distortions import DIGIT_PX, DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.geometry.matrices import square_to_quad
 from stn_train.geometry.plane import pixel_centres, unit_square
-from stn_train.tasks.examples import test_examples as fixed_examples
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser import charts, poses
 from stn_train.visualiser.poses import deviations, fit_affine, poses_undone_by, spread, undoing
 
 
 def fixed(run, test):
-    return fixed_examples(run.config.task, test, 0)
+    return Examples.for_test(run.config.task, test, 0)
 
 
 def true_poses(distortion, parameters):
