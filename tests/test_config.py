@@ -178,7 +178,7 @@ def test_objects_in_python_are_what_their_names_and_settings_are_in_yaml(recipe)
         distortion=Rotation(max_angle_deg=10.0),
         backbone=FullyConnected(hidden=64),
         transform=ThinPlateSpline(side=3),
-        data={"source": Folder(path="x")},
+        data={"source": Folder(path="/x")},
         train={"log_every": 7},
     )
     written = checked(
@@ -186,7 +186,7 @@ def test_objects_in_python_are_what_their_names_and_settings_are_in_yaml(recipe)
         distortion={"R": {"max_angle_deg": 10.0}},
         backbone={"FCN": {"hidden": 64}},
         transform={"TPS": {"side": 3}},
-        data={"source": {"folder": {"path": "x"}}},
+        data={"source": {"folder": {"path": "/x"}}},
         train={"log_every": 7},
     )
     assert made == written
@@ -472,7 +472,7 @@ def test_what_the_former_layout_gave_is_all_but_what_recipes_set():
     ids=str,
 )
 def test_a_damaged_config_of_a_run_is_not_valid(damage):
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError, match=next(iter(damage))):
         Config.from_run(former(**damage))
     with pytest.raises(ConfigError, match="not valid"):
         refuse_other_config("run", former(**damage), Config())

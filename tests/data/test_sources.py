@@ -555,7 +555,7 @@ def test_a_folder_without_pictures_is_told(tmp_path):
             path.mkdir()
         elif path.name == "file":
             path.write_text("no folder")
-        with pytest.raises(DataError, match=rf"{tmp_path / told} is no folder of class folders"):
+        with pytest.raises(DataError, match=rf"{tmp_path / told} is no folder"):
             load(path)
     (empty / "cat").mkdir()
     (empty / "cat" / "notes.txt").write_text("no picture")
