@@ -113,7 +113,7 @@ def examine(device: str, data_dir: Path | None = None) -> dict[str, Any]:
         "devices": [*devices(), *problems],
         "extras": [f"{name} {version_of(name)}" for name in EXTRAS],
         "variables": [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ],
-        "mnist": shipped_mnist(),
+        "mnist": [shipped_mnist()],
         "other data": f"looked for in {data.absolute()}",
         "free disk": [free_disk(path) for path in (Path(), data)],
     }

@@ -12,7 +12,7 @@ def test_doctor_tells_versions_devices_data_and_disk(command, nowhere):
     assert result.exit_code == 0
     lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if line[0] != " ")
     assert lines["torch"] == torch.__version__
-    assert "whole" in lines["mnist"]
+    assert "whole" in str(lines["mnist"])
     assert f"looked for in {nowhere / 'cache' / 'stn_train'}" in result.stdout
     assert "tensorboard " in lines["extras"]
     assert " GB" in result.stdout
