@@ -266,7 +266,7 @@ class Config(Settings):
 
 
 def experiment_title(cell: Cell, task: str, source: str) -> str:
-    """An experiment in words; the task and the source are told where they are not the paper's."""
+    """The title of an experiment; it names the task and the source unless they are the paper's."""
     unusual = [] if task == "classification" else [task]
     unusual += [] if source == "mnist" else [source]
     return ", ".join([cell.title, *unusual])
@@ -379,7 +379,7 @@ class Change(NamedTuple):
     new: Any
 
     def __str__(self) -> str:
-        """As it is told to somebody who wants to resume a run."""
+        """The line in a message to somebody who resumes a run."""
         return f"{self.key} is {self.old} in the run, {self.new} was asked for"
 
 

@@ -1,4 +1,4 @@
-"""YAML files and ``--set`` to configs: every mistake in them is told, by file and line."""
+"""From YAML files and ``--set`` to configs. Every mistake is reported, by file and line."""
 
 import difflib
 import functools
@@ -133,7 +133,7 @@ def forget_canvas(resolved: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def is_same_choice(value: Any, present: Any) -> bool:
-    """Whether a value is the name of what is chosen already."""
+    """Whether a value names the present choice."""
     try:
         return bool(value == name_and_settings(present)[0])
     except ValueError:
@@ -331,7 +331,7 @@ def line_number(problem: str) -> float:
 
 
 def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str:
-    """One validation error in the user's words: where, which key, what is there, what may be."""
+    """One validation error as a message: the place, the key, the value, and what is allowed."""
     location = tuple(str(part) for part in details["loc"] if not isinstance(part, int))
     location = source.as_written(location)
     place, key = source.of(location), source.written.get(location, ".".join(location))
@@ -413,7 +413,7 @@ def fields_of_sections() -> list[Key]:
 
 
 def known_keys(section: Key, data: dict[str, Any]) -> list[str]:
-    """The keys of a section of the config; those of a choice depend on what is chosen."""
+    """The known keys of a section of the config; those of a choice depend on its name."""
     if section[:1] in (("distort",), ("model",)) and len(section) == 1:
         chosen = "distortion" if section == ("distort",) else "backbone"
         name, _ = chosen_in(present_layout(data), chosen)

@@ -78,6 +78,19 @@ class Finished(NamedTuple):
     result: TrainResult
 
 
+AVAILABLE = {
+    "cpu": True,
+    "cuda": torch.cuda.is_available(),
+    "mps": torch.backends.mps.is_available(),
+}
+
+
+@pytest.fixture(params=[name for name, there in AVAILABLE.items() if there])
+def device(request) -> torch.device:
+    """Every device of this machine in turn: on one with a GPU the test runs there too."""
+    return torch.device(request.param)
+
+
 @pytest.fixture
 def trained(tmp_path, splits):
     """Train a config in a new run directory."""
