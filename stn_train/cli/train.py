@@ -1,5 +1,6 @@
 """`stn-train`: train a model, and test it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     import torch
 
     from stn_train.config import Config
+    from stn_train.data.images import Images
     from stn_train.data.sources import Splits
-    from stn_train.runs.directory import RunDirectory
+    from stn_train.runs.directory import Run, RunDirectory
     from stn_train.runs.result import Result
+    from stn_train.trainer.observers import Observer
 
 RUNS = Path("runs")
 """Where a run goes unless --out names a folder."""
@@ -194,8 +197,6 @@ def train_in(
     from stn_train.runs.files import pretty_json
     from stn_train.trainer.loop import train
     from stn_train.trainer.observers import progress
-    from stn_train.visualiser.charts import PICTURES, pictures_of
-    from stn_train.visualiser.style import save
 
     observer = progress(quiet)
     trained = train(settings, splits, run, device, observer, accept_changes)
@@ -204,16 +205,25 @@ def train_in(
     else:
         tell_result(settings, trained.result)
         typer.echo(f"run         {run.path}")
-    drawn = Run(run.last, settings, trained.model.cpu(), trained.steps, splits.training.format)
-    for name in pictures_of(settings):
+    finished = Run(run.last, settings, trained.model.cpu(), trained.steps, splits.training.format)
+    for path in draw_pictures(finished, splits.test, observer):
+        if not as_json:
+            typer.echo(f"picture     {path}")
+
+
+def draw_pictures(run: "Run", test: "Images", observer: "Observer") -> "Iterator[Path]":
+    """Draw every picture of a finished run into its directory; yields their paths."""
+    # Imported now: the first step of the training does not wait for matplotlib.
+    from stn_train.visualiser.charts import PICTURES, pictures_of
+    from stn_train.visualiser.style import save
+
+    for name in pictures_of(run.config):
         try:
-            figure = PICTURES[name](drawn, splits.test)
+            figure = PICTURES[name](run, test)
         except StnError as error:  # the run itself is whole
             observer.warned(f"no picture {name}: {error}")
             continue
-        path = save(figure, run.path / f"{name}.png")
-        if not as_json:
-            typer.echo(f"picture     {path}")
+        yield save(figure, run.directory.path / f"{name}.png")
 
 
 def tell_if_complete(path: Path, as_json: bool, settings: "Config | None" = None) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import lzma
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,9 +63,12 @@ def load_mnist() -> tuple[Images, Images]:
 
     Raises DataError where a file is missing or a single bit of it is wrong.
     """
+    files = (TRAINING_IMAGES, TRAINING_LABELS, TEST_IMAGES, TEST_LABELS)
+    with ThreadPoolExecutor() as pool:  # lzma and hashlib let other threads run meanwhile
+        training, training_labels, test, test_labels = pool.map(read_idx, files)
     return (
-        Images(read_idx(TRAINING_IMAGES)[:, None], read_idx(TRAINING_LABELS).long(), CLASSES),
-        Images(read_idx(TEST_IMAGES)[:, None], read_idx(TEST_LABELS).long(), CLASSES),
+        Images(training[:, None], training_labels.long(), CLASSES),
+        Images(test[:, None], test_labels.long(), CLASSES),
     )
 
 
