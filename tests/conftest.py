@@ -14,7 +14,7 @@ from stn_train.cli import model as cli_model
 from stn_train.cli import table as cli_table
 from stn_train.cli import train as cli_train
 from stn_train.config import Config
-from stn_train.config_file import Source, check
+from stn_train.config_errors import Source, check
 from stn_train.data import mnist
 from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
 from stn_train.runs.directory import RunDirectory

@@ -21,6 +21,7 @@ FLOORS = [
     {"data"},
     {"tasks", "models", "recipes"},
     {"config", "evaluator"},
+    {"config_errors"},
     {"config_file"},
     {"runs"},
     {"trainer", "visualiser"},

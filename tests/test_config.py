@@ -18,7 +18,7 @@ from stn_train.config import (
     experiment_title,
     refuse_other_config,
 )
-from stn_train.config_file import Source, check
+from stn_train.config_errors import Source, check
 from stn_train.data.distortions import DISTORTIONS, Rotation, RotationScaleTranslation
 from stn_train.data.images import ImageFormat
 from stn_train.data.sources import SOURCES, DataSettings, Folder

@@ -8,11 +8,10 @@ import pytest
 import yaml
 
 from stn_train.config import REGISTRIES, Config
+from stn_train.config_errors import Source, check
 from stn_train.config_file import (
     MAX_CONFIG_BYTES,
-    Source,
     changed_config,
-    check,
     find_config,
     load_config,
 )

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stn_train.config import REGISTRIES, Config, TrainSettings
-from stn_train.config_file import Source, changed_config, check, load_config
+from stn_train.config_errors import Source, check
+from stn_train.config_file import changed_config, load_config
 from stn_train.errors import ConfigError, DataError
 from stn_train.recipes import RECIPES
 from stn_train.shipped_configs import shipped_configs

@@ -9,7 +9,8 @@ import typer.main
 import yaml
 from conftest import COMMANDS, ROOT
 
-from stn_train.config_file import Source, check, load_config
+from stn_train.config_errors import Source, check
+from stn_train.config_file import load_config
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

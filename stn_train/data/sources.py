@@ -105,7 +105,7 @@ class TorchvisionSource(Source):
             raise DataError(
                 f"{self.dataset} could not be loaded from {data_dir}, nor downloaded to it: "
                 f"{reason}\n  Put the files that torchvision downloads into "
-                f"{data_dir / self.dataset / 'raw'}, without those there that are damaged,\n"
+                f"{data_dir / self.dataset / 'raw'} (delete damaged ones first),\n"
                 f"  or name a folder that has them with --data-dir or {DATA_DIR_VARIABLE}."
             ) from None
         return training, test

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from stn_train.config import Config, recorded
-from stn_train.config_file import Source, check
+from stn_train.config_errors import Source, check
 from stn_train.data.images import ImageFormat
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.models.network import Network

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from stn_train.config import Cell, Config, experiment_title
-from stn_train.config_file import nearest
+from stn_train.config_errors import nearest
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
 from stn_train.tasks import TASKS

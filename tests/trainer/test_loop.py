@@ -10,7 +10,7 @@ from conftest import CPU
 from torch import Tensor, nn
 
 from stn_train.config import Config
-from stn_train.config_file import Source, check
+from stn_train.config_errors import Source, check
 from stn_train.data.images import ImageFormat, Images
 from stn_train.data.mnist import CLASSES
 from stn_train.data.sources import Splits, load_splits
