@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from stn_train.data.images import Shape
 from stn_train.geometry.transforms import Transform
 from stn_train.models.backbones import Backbone
-from stn_train.models.spatial_transformer import SpatialTransformer, Warp
+from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer, Warp
 from stn_train.settings import Settings
 
 
@@ -34,6 +34,14 @@ class Network(nn.Sequential):
         """The spatial transformers in it, by name and in order; none in a baseline."""
         modules = self.named_modules()
         return {name: each for name, each in modules if isinstance(each, SpatialTransformer)}
+
+    @property
+    def front(self) -> list[str]:
+        """The names of the transformers that warp the network's input, not a feature map."""
+        name, stage = next(self.named_children())
+        if isinstance(stage, ParallelTransformers):
+            return [f"{name}.{part}" for part, _ in stage.named_children()]
+        return [name] if isinstance(stage, SpatialTransformer) else []
 
     def trace(self, inputs: Tensor) -> Trace:
         """Run it on inputs (B, C, H, W), and keep what happens on the way.

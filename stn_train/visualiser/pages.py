@@ -18,7 +18,6 @@ from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.evaluator import BATCH
 from stn_train.models.network import Network, Trace
-from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser.style import (
@@ -87,7 +86,7 @@ def inspect(run: Run, examples: Examples, index: Tensor) -> Inspected:
     trace = run.model.trace(inputs)
     height, width = inputs.shape[-2:]
     size = torch.tensor([width, height], device=inputs.device)
-    front = front_transformers(run.model)
+    front = run.model.front
     # Normalised to pixels: (N, H', W', 2).
     grids = {name: ((trace.warps[name].grid + 1) * size - 1) / 2 for name in front}
     outputs = {
@@ -97,23 +96,13 @@ def inspect(run: Run, examples: Examples, index: Tensor) -> Inspected:
     return Inspected(inputs, outputs, grids, answers_of(run, trace.outputs, targets))
 
 
-def front_transformers(network: Network) -> list[str]:
-    """The names of the transformers that warp the network's input, not a feature map."""
-    name, stage = next(network.named_children())
-    if isinstance(stage, SpatialTransformer):
-        return [name]
-    if isinstance(stage, ParallelTransformers):
-        return [f"{name}.{part}" for part, _ in stage.named_children()]
-    return []
-
-
 def transformed(network: Network, trace: Trace) -> dict[str, Tensor]:
     """What each transformer made of a batch, by its name.
 
     Of one in front, as the classifier sees it (N, C, H', W'); of others, the mean over channels
     (N, 1, H', W').
     """
-    front = front_transformers(network)
+    front = network.front
     return {
         name: network.shown(warp.output) if name in front else warp.output.mean(1, keepdim=True)
         for name, warp in trace.warps.items()
@@ -250,7 +239,7 @@ def class_means(run: Run, test: Images) -> Figure:
     # Without classes to answer, images are told apart by their own.
     labels = torch.cat(targets) if classes else test.labels[:MEANS_IMAGES]
     names = (classes or test.classes)[:MEANS_CLASSES]
-    plain = ["input", *front_transformers(run.model)]
+    plain = ["input", *run.model.front]
     rows = []
     for name, parts in kinds.items():
         images = torch.cat(parts) if name in plain else unit_range(torch.cat(parts))

@@ -22,7 +22,6 @@ from stn_train.geometry.matrices import homogeneous
 from stn_train.geometry.plane import OUTSIDE, pixel_centres
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
-from stn_train.visualiser.pages import front_transformers
 
 MIN_POINTS = 10
 """A fit to fewer points inside the image is not used."""
@@ -90,7 +89,7 @@ def only_transformer(run: Run) -> str:
     names = [*run.model.transformers]
     if not names:
         raise ConfigError([f"{run.config.title} has no spatial transformer to compare with"])
-    if len(names) > 1 or front_transformers(run.model) != names:
+    if len(names) > 1 or run.model.front != names:
         found = ", ".join(names)
         raise ConfigError(
             [

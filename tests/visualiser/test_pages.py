@@ -120,7 +120,7 @@ def test_there_may_be_more_transformers_than_colours(tmp_path):
 
 def test_a_transformer_of_feature_maps_has_an_output_and_no_grid(tmp_path):
     run = run_of(tmp_path, deep_network(), some_digits(), distortion="R")
-    assert pages.front_transformers(run.model) == []
+    assert run.model.front == []
     figure = pages.digits_page(run, some_digits(), count=5)
     assert len(figure.axes) == 5 * 2
     assert not figure.findobj(LineCollection)
