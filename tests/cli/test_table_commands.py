@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import typer.main
+from conftest import TINY_OVERRIDES
 
 from stn_train.cli import table as cli_table
 from stn_train.cli.table import follow, run_table, seeds_named
@@ -22,17 +23,6 @@ from stn_train.table.paper import TABLES
 from stn_train.table.plan import Job, jobs_for
 
 MNIST = TABLES["mnist"]
-
-SETTINGS = [
-    "data.training_digits=600",
-    "data.validation=100",
-    "data.test_digits=200",
-    "backbone.FCN.hidden=32",
-    "backbone.FCN.localisation_hidden=8",
-    "train.batch_size=50",
-    "train.epochs=2",
-    "evaluate.draws=2",
-]
 
 
 @pytest.fixture
@@ -56,7 +46,7 @@ def written(tmp_path):
 
 
 def set_options(*changes):
-    return [part for change in [*SETTINGS, *changes] for part in ("--set", change)]
+    return [part for change in [*TINY_OVERRIDES, *changes] for part in ("--set", change)]
 
 
 def of_cell(title, **changes):
@@ -168,7 +158,7 @@ def test_other_seeds_are_refused(text):
 @pytest.fixture
 def jobs() -> list[Job]:
     cells = [cell for cell in MNIST.cells if (cell.distortion, cell.backbone) == ("R", "FCN")]
-    return jobs_for(MNIST, cells[:3], [1], SETTINGS)
+    return jobs_for(MNIST, cells[:3], [1], TINY_OVERRIDES)
 
 
 def test_progress_is_told_with_the_time_left(jobs, monkeypatch, capfd):

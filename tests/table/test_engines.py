@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import CPU
+from conftest import CPU, TINY_OVERRIDES
 
 from stn_train.config import Cell
 from stn_train.data.sources import load_splits
@@ -24,21 +24,11 @@ from stn_train.trainer import train
 
 MNIST = TABLES["mnist"]
 
-SETTINGS = [
-    "data.training_digits=600",
-    "data.validation=100",
-    "data.test_digits=200",
-    "backbone.FCN.hidden=32",
-    "backbone.FCN.localisation_hidden=8",
-    "train.batch_size=50",
-    "train.epochs=2",
-    "evaluate.draws=2",
-]
 CELLS = ["R:FCN:none", "R:FCN:Aff", "E:FCN:TPS"]
 
 
 def tiny_jobs(seeds=(1,), *changes):
-    return jobs_for(MNIST, cells_like(CELLS, MNIST), seeds, [*SETTINGS, *changes])
+    return jobs_for(MNIST, cells_like(CELLS, MNIST), seeds, [*TINY_OVERRIDES, *changes])
 
 
 def run_jobs(jobs, folder, workers):
