@@ -34,7 +34,7 @@ from stn_train.data.distortions import DISTORTIONS, Warping, distort
 from stn_train.data.images import Images
 from stn_train.data.sources import Splits, load_splits
 from stn_train.geometry.transforms import AffineGrid
-from stn_train.models.backbones import SingleChannelConv2d
+from stn_train.models.convolution import Convolution, MaxPooling
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import SpatialTransformer
 from stn_train.runs.environment import describe_environment
@@ -186,16 +186,20 @@ def rebuilt(stage: nn.Module) -> nn.Module:
         return PlainTransformer(stage)
     if not isinstance(stage, nn.Sequential):
         return stage
-    found = [
-        nn.Conv2d(1, layer.out_channels, layer.kernel_size[0])
-        if isinstance(layer, SingleChannelConv2d)
-        else layer
-        for layer in stage
-    ]
+    found = [plain_layer(layer) for layer in stage]
     for number in range(len(found) - 1):
         if isinstance(found[number], nn.MaxPool2d) and isinstance(found[number + 1], nn.ReLU):
             found[number : number + 2] = found[number + 1], found[number]
     return nn.Sequential(*found)
+
+
+def plain_layer(layer: nn.Module) -> nn.Module:
+    """A layer of ours as torch has it, others as they are."""
+    if isinstance(layer, Convolution):
+        return nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size[0])
+    if isinstance(layer, MaxPooling):
+        return nn.MaxPool2d(layer.kernel_size, ceil_mode=layer.ceil_mode)
+    return layer
 
 
 class PlainTransformer(nn.Module):

@@ -38,7 +38,7 @@ def test_plain_model_is_the_same_function(backbone, transform, distortion):
     for transformer in network.transformers.values():
         nn.init.normal_(transformer.regression.weight, std=0.1)
     plain = benchmark.plain(network)
-    ours = (benchmark.SingleChannelConv2d, SpatialTransformer)
+    ours = (benchmark.Convolution, SpatialTransformer)
     assert not any(isinstance(part, ours) for part in plain.modules())
     for weight, plain_weight in zip(network.parameters(), plain.parameters(), strict=True):
         with torch.no_grad():

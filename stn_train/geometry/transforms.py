@@ -121,8 +121,8 @@ class ControlGrid(TransformGrid):
     @override
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         displacement = self.displacement(theta, points)  # (B, 2, N)
-        # Displacements of zero interpolate to zero: the identity is exact.
-        return (points.mT + displacement).mT  # (B, N, 2)
+        # Displacements of zero interpolate to zero: the identity is exact. x and y stay in planes.
+        return (displacement + points.mT.contiguous()).mT  # (B, N, 2)
 
     @override
     def compose(self, first: Tensor, second: Tensor) -> Tensor:

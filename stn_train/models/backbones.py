@@ -9,12 +9,12 @@ from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from stn_train.data.images import Shape
+from stn_train.models.convolution import Convolution, MaxPooling
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.settings import Settings
 
@@ -105,11 +105,11 @@ class Convolutional(Backbone):
         first, second = self.filters
         rows, columns = (half_up(half_up(side - 8) - 6) for side in sides)
         return nn.Sequential(
-            convolution(channels, first, 9),
-            nn.MaxPool2d(2, ceil_mode=True),
+            Convolution(channels, first, 9),
+            MaxPooling(),
             nn.ReLU(),
-            nn.Conv2d(first, second, 7),
-            nn.MaxPool2d(2, ceil_mode=True),
+            Convolution(first, second, 7),
+            MaxPooling(),
             nn.ReLU(),
             nn.Flatten(),
             nn.Dropout(self.dropout),
@@ -122,10 +122,10 @@ class Convolutional(Backbone):
         width, features = self.localisation_filters, self.localisation_features
         rows, columns = (half_up(side - 4) - 4 for side in sides)
         layers = nn.Sequential(
-            convolution(channels, width, 5),
-            nn.MaxPool2d(2, ceil_mode=True),
+            Convolution(channels, width, 5),
+            MaxPooling(),
             nn.ReLU(),
-            nn.Conv2d(width, width, 5),
+            Convolution(width, width, 5),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(width * rows * columns, features),
@@ -148,10 +148,10 @@ class Tutorial(Backbone):
         channels, *sides = shape
         rows, columns = (((side - 4) // 2 - 4) // 2 for side in sides)
         return nn.Sequential(
-            convolution(channels, 10, 5),
+            Convolution(channels, 10, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Conv2d(10, 20, 5),
+            Convolution(10, 20, 5),
             nn.Dropout2d(),
             nn.MaxPool2d(2),
             nn.ReLU(),
@@ -167,10 +167,10 @@ class Tutorial(Backbone):
         channels, *sides = shape
         rows, columns = (((side - 6) // 2 - 4) // 2 for side in sides)
         layers = nn.Sequential(
-            convolution(channels, 8, 7),
+            Convolution(channels, 8, 7),
             nn.MaxPool2d(2),
             nn.ReLU(),
-            nn.Conv2d(8, 10, 5),
+            Convolution(8, 10, 5),
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
@@ -188,35 +188,6 @@ def pixels_of(shape: Shape) -> int:
 def half_up(side: int) -> int:
     """Side of an image after pooling by 2 that rounds up."""
     return -(-side // 2)
-
-
-def convolution(channels: int, filters: int, kernel_size: int) -> nn.Conv2d:
-    """A convolution with stride 1 and no padding, the fast one for a single channel."""
-    if channels == 1:
-        return SingleChannelConv2d(filters, kernel_size)
-    return nn.Conv2d(channels, filters, kernel_size)
-
-
-class SingleChannelConv2d(nn.Conv2d):
-    """`nn.Conv2d` with one input channel, stride 1 and no padding; same weights, same result.
-
-    Convolution kernels are poor at a single channel, above all at the gradient with respect to
-    the input, which a spatial transformer in front needs. Here the K columns that a filter
-    looks at become K channels, and a K x 1 convolution does the rest. The result is laid out
-    channels-last, in which the pooling that follows is several times faster too.
-    """
-
-    def __init__(self, filters: int, kernel_size: int) -> None:
-        super().__init__(1, filters, kernel_size)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, 1, H, W) -> (B, F, H - K + 1, W - K + 1)."""
-        side = self.kernel_size[1]
-        columns = input.squeeze(1).unfold(2, side, 1).permute(0, 3, 1, 2)  # (B, K, H, W - K + 1)
-        columns = columns.contiguous(memory_format=torch.channels_last)
-        # Contiguous: without oneDNN torch cannot differentiate with respect to a strided weight.
-        weight = self.weight.squeeze(1).transpose(1, 2).unsqueeze(3).contiguous()  # (F, K, K, 1)
-        return F.conv2d(columns, weight, self.bias)
 
 
 BACKBONES: dict[str, type[Backbone]] = {

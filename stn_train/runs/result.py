@@ -17,6 +17,14 @@ from stn_train.tasks.base import Measure
 
 Interval = Annotated[tuple[float, float], Field(strict=False)]  # JSON has lists only
 
+NUMERICS = 2
+"""Version of the arithmetic. With another one, a config and a seed give another rounding, and so
+other weights; errors differ as between two seeds.
+
+1: convolutions by the libraries' kernels. 2: on a CPU, those with a large kernel by Fourier
+transforms (`stn_train.models.convolution`); Muon turns wide matrices by their Gram matrix.
+"""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True))
 class Result:
@@ -34,6 +42,8 @@ class Result:
     seed: int
     precision: str | None = None
     """What the networks multiplied in."""
+    numerics: int = 1
+    """NUMERICS of the program; 1 where the file does not say."""
     test_percent: float
     """On the first draw of the test distortion: the headline."""
     interval_95_percent: Interval | None = None

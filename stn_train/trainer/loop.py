@@ -19,7 +19,7 @@ from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
 from stn_train.runs.machine import wait_for
-from stn_train.runs.result import Result
+from stn_train.runs.result import NUMERICS, Result
 from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
 from stn_train.tasks.examples import Examples
 from stn_train.trainer.observers import Observer, Start, TensorBoard
@@ -113,6 +113,7 @@ def result_of(
         recipe=config.recipe,
         seed=config.seed,
         precision=str(state.precision).removeprefix("torch."),
+        numerics=NUMERICS,
         test_percent=evaluation.test_percent,
         interval_95_percent=evaluation.interval_95_percent,
         draws_mean_percent=evaluation.draws_mean_percent,
@@ -150,10 +151,11 @@ def take_steps(
     meter.begin()
 
     def log(kind: str, **measured: float) -> None:
-        record = {"kind": kind, "step": state.step, "pass": state.step / state.pass_steps}
-        run.log(record | measured)
+        where = {"kind": kind, "step": state.step, "pass": state.step / state.pass_steps}
+        record = where | measured | {"seconds": round(state.seconds, 3)}
+        run.log(record)
         for each in observers:
-            each.logged(record | measured)
+            each.logged(record)
 
     def log_meter() -> None:
         measured = meter.read()

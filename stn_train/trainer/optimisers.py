@@ -5,7 +5,7 @@ Legend: M rows, the outputs of a layer; N columns, the inputs of one output.
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -111,6 +111,8 @@ ITERATIONS = {
 newton_schulz: five times the step that grows small ones fastest (Jordan et al.). polar_express:
 the first three steps of Amsel et al. 2025 (arXiv 2505.16932, algorithm 1).
 """
+LEAST_SIDE = 64
+"""Of a matrix, for which bfloat16 is worth its conversions."""
 ADAM_RMS = 0.2
 """Root mean square of a step of AdamW, in learning rates (Liu et al.)."""
 
@@ -164,7 +166,9 @@ class Muon(AdamW):
             state["step"] = torch.zeros(())  # AdamW loads no state without it
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         ahead = gradient.lerp(momentum, MOMENTUM)  # Nesterov's
-        turned = orthogonal(ahead.flatten(1).to(self.precision), self.iteration)
+        ahead = ahead.flatten(1)  # (M, N)
+        precision = self.precision if min(ahead.shape) >= LEAST_SIDE else torch.float32
+        turned = orthogonal(ahead.to(precision), self.iteration)
         weight.mul_(1 - rate * group["weight_decay"])
         weight.sub_(turned.reshape(weight.shape) * (rate * ADAM_RMS * max(turned.shape) ** 0.5))
 
@@ -175,14 +179,40 @@ def orthogonal(matrix: Tensor, iteration: str) -> Tensor:
     iteration: one of ITERATIONS. With ``newton_schulz`` most values end between 0.7 and 1.2,
         with ``polar_express`` between 0.2 and 1.9; those far below the largest stay smaller.
     """
-    if matrix.shape[0] > matrix.shape[1]:
+    rows, columns = matrix.shape
+    if rows > columns:
         return orthogonal(matrix.mT, iteration).mT
     matrix = matrix / matrix.norm().clamp(min=1e-7)
-    for a, b, c in ITERATIONS[iteration]:
+    steps = ITERATIONS[iteration]
+    if columns > GRAM_FROM * rows:
+        precise = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
+        return gram_factor(precise, steps).to(matrix.dtype) @ matrix
+    for a, b, c in steps:
         square = matrix @ matrix.mT
         turn = torch.addmm(square, square, square, beta=b, alpha=c)  # b S + c S S
         matrix = torch.addmm(matrix, turn, matrix, beta=a)  # a X + (b S + c S S) X
     return matrix
+
+
+GRAM_FROM = 4
+"""Columns a row from which on the way over the Gram matrix takes less time."""
+
+
+def gram_factor(matrix: Tensor, steps: Sequence[tuple[float, float, float]]) -> Tensor:
+    """The Q (M, M) for which Q X is what the steps make of a wide matrix X (M, N).
+
+    A step multiplies X by Z = a I + b S + c S S, a polynomial of its Gram matrix S = X X^T, and so
+    S by Z Z. Only the first S and the last product touch the N columns. In bfloat16 the small
+    eigenvalues of S could turn negative, and would then grow without bound.
+    """
+    square = matrix @ matrix.mT  # S
+    factor = torch.eye(len(square), dtype=square.dtype, device=square.device)  # Q
+    for a, b, c in steps:
+        turn = torch.addmm(square, square, square, beta=b, alpha=c)  # b S + c S S
+        factor = torch.addmm(factor, turn, factor, beta=a)  # Z Q
+        square = torch.addmm(square, turn, square, beta=a)  # Z S
+        square = torch.addmm(square, turn, square, beta=a)  # Z Z S
+    return factor
 
 
 # The average.

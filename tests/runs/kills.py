@@ -123,7 +123,7 @@ def state_of(folder: Path) -> dict[str, Any]:
     run = RunDirectory(folder)
     result = json.loads(run.result.read_text())
     metrics = [
-        {key: value for key, value in record.items() if key != "images_per_second"}
+        {key: value for key, value in record.items() if key not in ("images_per_second", "seconds")}
         for record in run.read_metrics()
     ]
     weights = {}

@@ -35,6 +35,7 @@ def whole() -> Result:
 def test_its_result_is_read_as_it_was_written(whole):
     content = whole.as_dict()
     assert content.pop("task") == "classification"
+    assert content.pop("numerics") == 1
     assert content == json.loads((FORMER / "whole.json").read_text())
 
 

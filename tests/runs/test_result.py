@@ -19,6 +19,7 @@ KEYS = [
     "recipe",
     "seed",
     "precision",
+    "numerics",
     "test_error_percent",
     "interval_95_percent",
     "draws_mean_percent",
@@ -116,6 +117,7 @@ def test_every_published_result_is_as_it_was():
         assert result.task == "classification"
         after = result.as_dict()
         assert after.pop("task") == "classification"
+        assert after.pop("numerics") == 1
         assert after == before
 
 
@@ -149,7 +151,7 @@ def test_a_result_without_all_that_is_read_is_named(key, value, content, tmp_pat
 def test_what_later_versions_added_may_be_missing(key, content):
     del content[key]
     result = Result.from_dict(content)
-    content |= {"task": "classification"}
+    content |= {"task": "classification", "numerics": 1}
     shown = result.as_dict()
     for may_be_null in ("confusion", "validation_error_percent"):
         assert shown[may_be_null] == content.get(may_be_null)

@@ -505,7 +505,7 @@ def test_a_run_with_two_transformers_logs_both_and_is_resumed(
     (first, _) = records(run, "transformer")
     names = {"outside_share", "theta_spread"}
     each = {f"{name}.transformer.{number}" for name in names for number in range(2)}
-    assert first.keys() == names | each | {"kind", "step", "pass"}
+    assert first.keys() == names | each | {"kind", "step", "pass", "seconds"}
     transformers = nn.ModuleList(side_by_side().transformers.values())
     assert result.localisation_parameters == parameter_count(transformers)
     longer = tiny(train={"epochs": 3})
@@ -513,8 +513,9 @@ def test_a_run_with_two_transformers_logs_both_and_is_resumed(
 
 
 def test_one_transformer_has_no_name_in_the_metrics(finished):
+    names = {"kind", "step", "pass", "seconds", "outside_share", "theta_spread"}
     for record in records(finished.run, "transformer"):
-        assert record.keys() == {"kind", "step", "pass", "outside_share", "theta_spread"}
+        assert record.keys() == names
 
 
 def test_images_in_colour_train(tiny, splits, tmp_path):

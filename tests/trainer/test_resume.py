@@ -57,7 +57,7 @@ def stopped(config, splits, path, *steps):
 def metrics(run: RunDirectory) -> list:
     """What was logged, save the speed."""
     return [
-        {key: value for key, value in record.items() if key != "images_per_second"}
+        {key: value for key, value in record.items() if key not in ("images_per_second", "seconds")}
         for record in run.read_metrics()
     ]
 
