@@ -1,0 +1,68 @@
+"""Validation errors of one version of the numerics, to set beside those of another.
+
+    python scripts/numerics.py CELL... >> scripts/results/numerics.jsonl
+
+Call it at two commits, on one machine. Each cell is trained by its shipped config, but only for a
+few passes, on 50,000 digits with one thread, and measured on draws of the other 10,000. The test
+digits are not touched.
+"""
+
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from stn_train.config_file import load_config
+from stn_train.data.sources import load_splits
+from stn_train.evaluator import score_percent
+from stn_train.runs import result
+from stn_train.runs.directory import RunDirectory
+from stn_train.runs.environment import describe_environment
+from stn_train.runs.machine import keep_freed_memory
+from stn_train.runs.signals import StopSignals
+from stn_train.tasks.examples import Examples
+from stn_train.trainer.loop import take_steps
+from stn_train.trainer.state import State
+
+CPU = torch.device("cpu")
+
+
+def main(
+    names: Annotated[list[str], typer.Argument(metavar="CELL...")],
+    passes: Annotated[int, typer.Option(help="Over the digits.")] = 8,
+    seeds: Annotated[int, typer.Option(help="How many: 1, 2, ...")] = 2,
+    draws: Annotated[int, typer.Option(help="Of the validation digits.")] = 5,
+) -> None:
+    """Train, validate, and print a line for each run."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    version = getattr(result, "NUMERICS", 1)  # commits before it was recorded had the first
+    for name, seed in itertools.product(names, range(1, 1 + seeds)):
+        changes = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
+        config = load_config(f"{name}.yaml", changes)
+        splits = load_splits(config.data)
+        state = State(config, splits, CPU)
+        with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
+            run = RunDirectory.claim(Path(folder) / "run")
+            take_steps(state, run, [], signals)
+        examples = [
+            Examples.drawn(config.task, splits.validation, "validation", draw)
+            for draw in range(draws)
+        ]
+        line = {
+            **config.cell._asdict(),
+            "seed": seed,
+            "passes": passes,
+            "numerics": version,
+            "commit": describe_environment(CPU)["commit"],
+            "draws_percent": [score_percent(state.evaluated, each) for each in examples],
+        }
+        typer.echo(json.dumps(line))
+
+
+if __name__ == "__main__":
+    typer.run(main)
