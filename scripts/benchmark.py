@@ -4,23 +4,27 @@
 
 Peers: torchvision's transforms, sample by sample through a DataLoader with two workers; kornia's
 batched augmentations (the `benchmark` extra; left out where it is not installed); the same
-models written with plain nn.Conv2d and F.affine_grid in eager float32; and these in the loop of
-PyTorch's tutorials, fed by that DataLoader. Contenders take turns, a figure is a median.
+models written with plain nn.Conv2d and F.affine_grid and trained by torch's own optimisers, in
+float32 and under autocast; and these in the loop of PyTorch's tutorials, fed by that DataLoader.
+What is measured is the default recipe as it is shipped. Contenders take turns, a figure is a
+median.
 """
 
 import copy
 import functools
+import itertools
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -33,12 +37,14 @@ from stn_train.config import Config
 from stn_train.data.distortions import DISTORTIONS, Warping, distort
 from stn_train.data.images import Images
 from stn_train.data.sources import Splits, load_splits
-from stn_train.geometry.transforms import AffineGrid
+from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
+from stn_train.models.backbones import BACKBONES
 from stn_train.models.convolution import Convolution, MaxPooling
 from stn_train.models.network import Network
-from stn_train.models.spatial_transformer import SpatialTransformer
+from stn_train.models.spatial_transformer import OutputLayer, SpatialTransformer
 from stn_train.runs.environment import describe_environment
-from stn_train.runs.machine import autocast, choose_precision, cores, keep_freed_memory
+from stn_train.runs.machine import autocast, cores, keep_freed_memory
+from stn_train.tasks import TASKS, Batch
 from stn_train.tasks.examples import Pass
 from stn_train.trainer.state import State
 
@@ -85,6 +91,13 @@ class Stopwatch:
             for name, work in works.items():
                 times[name].append(self.timed(work, calls[name]))
         return {name: median(each) for name, each in times.items()}
+
+    def parts(self, work: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """Medians of the seconds that calls to a function tell of its parts."""
+        ends, found = time.perf_counter() + self.seconds, [work()]
+        while time.perf_counter() < ends:
+            found.append(work())
+        return {part: median(each[part] for each in found) for part in found[0]}
 
     def timed(self, work: Callable[[], object], calls: int = 1) -> float:
         """Seconds of a call, the mean of several in a row."""
@@ -203,35 +216,83 @@ def plain_layer(layer: nn.Module) -> nn.Module:
 
 
 class PlainTransformer(nn.Module):
-    """A spatial transformer as tutorials write it: one look, F.affine_grid, F.grid_sample."""
+    """A spatial transformer as tutorials write it: F.affine_grid and F.grid_sample.
+
+    torch has no grid but the affine one, and no composition: those are ours.
+    """
 
     def __init__(self, transformer: SpatialTransformer) -> None:
         super().__init__()
-        self.localisation = nn.Sequential(
-            nn.AvgPool2d(transformer.pool) if transformer.pool > 1 else nn.Identity(),
-            rebuilt(transformer.localisation),
-            transformer.regression,
-        )
+        self.localisation = nn.Sequential(rebuilt(transformer.localisation), transformer.regression)
         self.grid, self.size = transformer.transform, transformer.output_size
+        self.pool, self.looks = transformer.pool, transformer.iterations
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H', W')."""
-        theta, size = self.localisation(images), self.size or images.shape[-2:]
+        small = F.avg_pool2d(images, self.pool)
+        theta = self.localise(small)
+        for _ in range(self.looks - 1):
+            correction = self.localise(self.read(images, theta, small.shape[2:]))
+            theta = self.grid.compose(theta, correction)
+        return self.read(images, theta, self.size or images.shape[2:])
+
+    def localise(self, images: Tensor) -> Tensor:
+        """Theta (B, P), float32 also under autocast: a coordinate needs its precision."""
+        theta: Tensor = self.localisation(images)
+        return theta.float()
+
+    def read(self, images: Tensor, theta: Tensor, size: Sequence[int]) -> Tensor:
+        """Images (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
+        height, width = size
         if isinstance(self.grid, AffineGrid):
-            shape = [*images.shape[:2], *size]
+            shape = [*images.shape[:2], height, width]
             grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
         else:
-            grid = self.grid(theta, size)
+            grid = self.grid(theta, (height, width))
         return F.grid_sample(images, grid, align_corners=False)
 
 
-def plain_rotation(pixels: Tensor) -> Tensor:
-    """R the usual way, batched: F.affine_grid and F.grid_sample on float images."""
-    angle = torch.empty(len(pixels), device=pixels.device).uniform_(-torch.pi / 2, torch.pi / 2)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    theta = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-    return F.grid_sample(pixels, grid, align_corners=False)
+class PlainRun:
+    """A model the usual way, in training by torch's own optimisers.
+
+    Muon where the config asks for it, on matrices of hidden layers; torch's takes no kernels, so
+    that AdamW has these and all the rest.
+    """
+
+    def __init__(self, state: State, precision: torch.dtype = torch.float32) -> None:
+        """A model of its own like a state's. precision: of autocast."""
+        self.state, self.precision = state, precision
+        self.model = plain(state.model).to(state.device)
+        settings = state.config.train
+        rates: dict[str, Any] = {
+            "lr": settings.learning_rate,
+            "weight_decay": settings.weight_decay,
+        }
+        layers = self.model.modules()
+        answers = {id(each.weight) for each in layers if isinstance(each, OutputLayer)}
+        matrices: list[Tensor] = []
+        others: list[Tensor] = []
+        for weight in self.model.parameters():
+            turned = settings.optimizer == "muon" and weight.ndim == 2 and id(weight) not in answers
+            (matrices if turned else others).append(weight)
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, **rates)]
+        if matrices:
+            muon = torch.optim.Muon(matrices, **rates, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(muon)
+
+    def take_step(self, batch: Batch) -> None:
+        """One step on inputs that are in memory already."""
+        self.backward(batch)
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def backward(self, batch: Batch) -> None:
+        """Loss and gradient."""
+        smoothing = self.state.config.train.label_smoothing
+        self.model.zero_grad()
+        with autocast(self.precision, self.state.device):
+            loss = self.state.task.loss(self.model, batch, smoothing)
+        loss.backward()
 
 
 def state_of(config: Config, splits: Splits, device: torch.device) -> State:
@@ -239,109 +300,143 @@ def state_of(config: Config, splits: Splits, device: torch.device) -> State:
     return State(config, splits.to(device), device)
 
 
-def model_config(backbone: str, transform: str, precision: str, distortion: str = "R") -> Config:
-    """A cell of the table, the paper's network, in a precision; the learning rate stays."""
-    train = {"schedule": "constant", "learning_rate": 1e-4, "optimizer": "adamw"}
-    choice = {"distortion": distortion, "backbone": backbone, "transform": transform}
-    config = {**choice, "recipe": "paper", "train": {**train, "precision": precision}}
-    return Config.model_validate(config)
+def shipped_config(
+    backbone: str, transform: str, distortion: str = "R", task: str = "classification"
+) -> Config:
+    """An experiment by the default recipe."""
+    return Config.model_validate(
+        {"distortion": distortion, "task": task, "backbone": backbone, "transform": transform}
+    )
+
+
+def shipped_configs() -> Iterator[Config]:
+    """By the default recipe, all that is registered: on digits of 28 px, and on a larger canvas."""
+    for task, distortion in itertools.product(TASKS, ("R", "RTS")):
+        for backbone, transform in itertools.product(BACKBONES, ("none", *TRANSFORMS)):
+            yield shipped_config(backbone, transform, distortion, task)
 
 
 def step_rows(splits: Splits, watch: Stopwatch) -> list[Row]:
-    """Training steps of the eight models on R, batch 256, distortion included."""
-    device = watch.device
-    matmul = {name: matmul_rate(getattr(torch, name), watch) for name in ("float32", "bfloat16")}
-    rows = [Row(f"matrix product, {name}", "GFLOP/s", rate / 1e9) for name, rate in matmul.items()]
-    default = str(choose_precision("auto", device)).removeprefix("torch.")
+    """Training steps of the default recipe as it is shipped, distortion and optimiser included."""
+    matmul = {dtype: matmul_rate(dtype, watch) for dtype in (torch.float32, torch.bfloat16)}
+    rows = [
+        Row(f"matrix product, {name_of_dtype(dtype)}", "GFLOP/s", rate / 1e9)
+        for dtype, rate in matmul.items()
+    ]
     loader = per_sample_loader(splits.training, "R")
-    for backbone in ("FCN", "CNN"):
-        for transform in ("none", "Aff", "Proj", "TPS"):
-            rows += model_rows(backbone, transform, default, splits, loader, matmul, watch)
-    return rows
+    return rows + [step_row(config, splits, loader, matmul, watch) for config in shipped_configs()]
 
 
-def model_rows(
-    backbone: str,
-    transform: str,
-    default: str,
+def step_row(
+    config: Config,
     splits: Splits,
     loader: DataLoader[tuple[Tensor, Tensor]],
-    matmul: dict[str, float],
+    matmul: dict[torch.dtype, float],
     watch: Stopwatch,
-) -> list[Row]:
-    """A model's step in each precision, beside the plain one, and where its time goes."""
-    device = watch.device
-    states = {
-        precision: state_of(model_config(backbone, transform, precision), splits, device)
-        for precision in dict.fromkeys([default, "float32"])
-    }
-    batch = states[default].draw_pass(0).batches(BATCH)[0]
-    shown = states[default].splits.training[batch.order]
-    peer = plain(states[default].model).to(device)
-    optimizer = torch.optim.AdamW(peer.parameters(), 1e-4)
-    pixels, labels = shown.pixels.float() / 255, shown.labels
+) -> Row:
+    """A model's step beside the plain ones, and where its time goes."""
+    state = state_of(config, splits, watch.device)
+    batch = state.draw_pass(0).batches(BATCH)[0]
+    by_precision = {"float32": PlainRun(state), "autocast": PlainRun(state, state.precision)}
 
-    def plain_step(images: Tensor, targets: Tensor) -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(peer(images), targets).backward()
-        optimizer.step()
+    def plain_step(run: PlainRun) -> None:
+        run.take_step(state.task.batch(state.splits.training, batch.order, batch.draws))
 
     def tutorial_pass() -> None:
         for images, targets in loader:
-            plain_step(images.to(device), targets.to(device))
+            run = by_precision["float32"]
+            run.take_step(Batch(images.to(watch.device), targets.to(watch.device)))
 
-    works: dict[str, Callable[[], object]] = {
-        precision: functools.partial(state.take_step, batch) for precision, state in states.items()
-    }
-    works["plain"] = lambda: plain_step(plain_rotation(pixels), labels)
+    works: dict[str, Callable[[], object]] = {"ours": lambda: state.take_step(batch)}
+    works |= {name: functools.partial(plain_step, run) for name, run in by_precision.items()}
     seconds = watch.medians(**works)
-    peers = {
-        "plain": BATCH / seconds["plain"],
-        "tutorial": LOADED / watch.timed(tutorial_pass),
-    }
-    rows = []
-    for precision, state in states.items():
-        step = seconds[precision]
-        rate = flops(state, batch) / step / matmul[precision]
-        shares = {f"of the {precision} matrix product's rate": rate}
-        parts = watch.medians(**part_works(state, batch))
-        shares |= {f"of the step: {part}": time / step for part, time in parts.items()}
-        what = f"{state.config.cell.model}, {precision}"
-        rows.append(Row(what, "images/s", BATCH / step, peers, shares))
-    return rows
+    step = seconds.pop("ours")
+    peers = {name: BATCH / each for name, each in seconds.items()}
+    if config.cell.distortion == "R" and config.task_name == "classification":
+        peers["tutorial"] = LOADED / watch.timed(tutorial_pass)
+    rate = flops(state, batch) / step / matmul[state.precision]
+    shares = {"of the matrix rate": rate}
+    parts = watch.parts(lambda: step_in_parts(state, batch))
+    whole = sum(parts.values())
+    shares |= {f"of the step: {part}": seconds / whole for part, seconds in parts.items()}
+    what = f"step, {config.title}, {name_of_dtype(state.precision)}"
+    return Row(what, "images/s", BATCH / step, peers, shares)
 
 
-def part_works(state: State, batch: Pass) -> dict[str, Callable[[], object]]:
-    """The parts of a step, each with its own backward."""
-    images, network = state.splits.training, state.model
-    inputs, targets = state.task.batch(images, batch.order, batch.draws)
-    *front, classifier = network
+def name_of_dtype(dtype: torch.dtype) -> str:
+    """float32, bfloat16."""
+    return str(dtype).removeprefix("torch.")
 
-    def classify(seen: Tensor) -> None:
-        with autocast(state.precision, state.device):
-            logits = classifier(seen)
-        F.cross_entropy(logits.float(), targets).backward()
 
-    def distortion_alone() -> None:
-        state.task.batch(images, batch.order, batch.draws)
+def step_in_parts(state: State, batch: Pass) -> dict[str, float]:
+    """Take a step, and tell the seconds that each of its parts took.
 
-    works: dict[str, Callable[[], object]] = {"distortion": distortion_alone}
-    if not front:
-        return {**works, "classifier": lambda: classify(inputs)}
+    looks: the forward passes of the spatial transformers. classifier: that of all other layers,
+    with the loss.
+    """
+    clock, parts = Clock(state.device), defaultdict[str, float](float)
+    inputs = state.task.batch(state.splits.training, batch.order, batch.draws)
+    parts["distortion"] = clock.lap()
 
-    def transform() -> None:
-        with autocast(state.precision, state.device):
-            warped = nn.Sequential(*front)(inputs)
-        warped.backward(torch.ones_like(warped))
+    def before_looks(*_: object) -> None:
+        parts["classifier"] += clock.lap()
 
-    seen = nn.Sequential(*front)(inputs).detach().requires_grad_()
-    return {**works, "transformer": transform, "classifier": lambda: classify(seen)}
+    def after_looks(*_: object) -> None:
+        parts["looks"] += clock.lap()
+
+    transformers = state.model.transformers.values()
+    hooks = [each.register_forward_pre_hook(before_looks) for each in transformers]
+    hooks += [each.register_forward_hook(after_looks) for each in transformers]
+    with autocast(state.precision, state.device):
+        loss = state.task.loss(state.model, inputs, state.config.train.label_smoothing)
+    parts["classifier"] += clock.lap()
+    for hook in hooks:
+        hook.remove()
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    parts["backward"] = clock.lap()
+    state.optimizer.step()
+    parts["optimiser"] = clock.lap()
+    return {part: parts[part] for part in PARTS if part in parts}
+
+
+PARTS = ("distortion", "looks", "classifier", "backward", "optimiser")
+"""Of a step, in order."""
+
+
+class Clock:
+    """Tells the time between two calls, the device's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.last = device, time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        last, self.last = self.last, time.perf_counter()
+        return self.last - last
 
 
 def flops(state: State, batch: Pass) -> int:
-    """Floating-point operations of convolutions and matrix products in a step, as torch counts."""
+    """Floating-point operations of convolutions and matrix products in a step, as torch counts.
+
+    The model's are those of the plain one: a faster way to compute the same is not credited with
+    fewer, nor with more. The optimiser's are its own.
+    """
+    run = PlainRun(state)
+    inputs = state.task.batch(state.splits.training, batch.order, batch.draws)
     with FlopCounterMode(display=False) as counter:
-        state.update_weights(batch.order, *batch.draws)
+        run.backward(inputs)
+    return int(counter.get_total_flops()) + optimizer_flops(state)
+
+
+def optimizer_flops(state: State) -> int:
+    """The same of a step of a state's optimiser."""
+    for weight in state.model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    with FlopCounterMode(display=False) as counter:
+        state.optimizer.step()
     return int(counter.get_total_flops())
 
 
@@ -391,13 +486,13 @@ def process_rows(device: torch.device) -> list[Row]:
 STEPS_FOR_A_WHILE = """
 import sys, time
 import torch
-from benchmark import BATCH, model_config, state_of
+from benchmark import BATCH, shipped_config, state_of
 from stn_train.data.sources import load_splits
 from stn_train.runs.machine import keep_freed_memory
 backbone, threads, device, seconds = sys.argv[1:]
 torch.set_num_threads(int(threads))
 keep_freed_memory()
-config = model_config(backbone, "Aff", "auto")
+config = shipped_config(backbone, "Aff")
 state = state_of(config, load_splits(config.data), torch.device(device))
 batches = state.draw_pass(0).batches(BATCH)[:-1]
 for batch in batches[:8]:
@@ -432,7 +527,7 @@ def together_rows(watch: Stopwatch) -> list[Row]:
 
 def growth_rows(splits: Splits, device: torch.device) -> list[Row]:
     """Time per pass as the data grows."""
-    config = model_config("FCN", "Aff", "auto")
+    config = shipped_config("FCN", "Aff")
     rows = []
     for images in GROWTH:
         part = Splits(splits.training[:images], splits.validation[:0], splits.test[:1], "")

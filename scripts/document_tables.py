@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
+import matplotlib
+from matplotlib.figure import Figure
 from pydantic import ValidationError
 from typer.main import get_command
 
@@ -28,6 +30,7 @@ from stn_train.table.rows import (
     table_rows,
     verdict,
 )
+from stn_train.visualiser.style import GREY
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,35 +155,138 @@ def tried_settings(config: Config) -> dict[str, Any]:
 def speed_table() -> str:
     """The benchmark's rows, in Markdown, with the circumstances."""
     measured = json.loads((RESULTS / "speed.json").read_text())
-    rows, where = measured["rows"], measured["environment"]
+    rows = measured["rows"]
     distortions = [["distortion", "images/s", "torchvision, 2 workers", "kornia"]]
+    steps = [["training step", "images/s", *STEP_PEERS.values(), "of the matrix rate"]]
+    parts = [["training step", "ms", "distortion", "looks", "classifier", "backward", "optimiser"]]
+    others = []
     for row in rows:
-        if row["what"].startswith("distortion"):
+        kind, _, what = row["what"].partition(" ")
+        rate, shares = f"{row['ours']:,.0f}", row["shares"]
+        if kind == "distortion":
             times = [faster(row, peer) for peer in ("torchvision", "kornia")]
-            distortions.append([row["what"].split()[1], f"{row['ours']:,.0f}", *times])
-    head = ["training step", "images/s", "plain PyTorch", "tutorial's loop", "of the matrix rate"]
-    steps = [head]
-    for row in rows:
-        share = [row["shares"][key] for key in row["shares"] if "matrix product" in key]
-        if share:
-            times = [faster(row, peer) for peer in ("plain", "tutorial")]
-            steps.append([row["what"], f"{row['ours']:,.0f}", *times, f"{100 * share[0]:.0f} %"])
-    lines = [markdown_lines(distortions), markdown_lines(steps)]
-    for row in rows:
-        if not row["shares"] and not row["what"].startswith("distortion"):
+            distortions.append([what, rate, *times])
+        elif kind == "step,":
+            times = [faster(row, peer) for peer in STEP_PEERS]
+            steps.append([what, rate, *times, percent(shares, "of the matrix rate")])
+            each = [percent(shares, f"of the step: {part}") for part in parts[0][2:]]
+            parts.append([what, f"{1000 * STEP_DIGITS / row['ours']:.1f}", *each])
+        else:
             value = f"{row['ours']:{',.0f' if row['ours'] > 100 else '.3g'}} {row['unit']}"
             peers = ", ".join(f"{faster(row, peer)} {peer}" for peer in row["peers"])
-            lines.append(f"- {row['what']}: {value}{', ' if peers else ''}{peers}")
-    lines.append(
-        f"\n{where['threads']} threads of an {where['hardware']}, torch {where['torch']}, "
-        f"torchvision {where['torchvision']}, commit {where['commit'][:9]}."
-    )
-    return "\n".join(lines) + "\n"
+            others.append(f"- {row['what']}: {value}{', ' if peers else ''}{peers}")
+    tables = [markdown_lines(lines) for lines in (distortions, steps, parts)]
+    return "\n".join([*tables, *others, f"\n{machine(measured['environment'])}\n"])
+
+
+STEP_PEERS = {"float32": "plain", "autocast": "plain, autocast", "tutorial": "tutorial's loop"}
+"""Peers of a training step in the benchmark -> what the table calls them."""
+
+STEP_DIGITS = 256
+"""Digits in a step of the benchmark."""
+
+
+def percent(shares: dict[str, float], key: str) -> str:
+    """A share in %; nothing where it was not measured."""
+    return f"{100 * shares[key]:.0f} %" if key in shares else ""
+
+
+def machine(environment: dict[str, Any]) -> str:
+    """The circumstances of a measurement, in a sentence."""
+    count = environment["threads"]
+    threads = "One thread" if count == 1 else f"{count} threads"
+    versions = f"torch {environment['torch']}, torchvision {environment['torchvision']}"
+    hardware, commit = environment["hardware"], environment["commit"][:9]
+    return f"{threads} of an {hardware}, {versions}, commit {commit}."
 
 
 def faster(row: dict[str, Any], peer: str) -> str:
     """How many times as fast as a peer."""
     return f"{row['ours'] / row['peers'][peer]:.1f} x" if peer in row["peers"] else ""
+
+
+def time_to_result() -> list[dict[str, Any]]:
+    """What scripts/time_to_result.py measured, in the order of the table."""
+    lines = (RESULTS / "time_to_result.jsonl").read_text().splitlines()
+    order = list(MNIST.cells)
+    return sorted(map(json.loads, lines), key=lambda line: order.index(cell_in(line)))
+
+
+def cell_in(line: dict[str, Any]) -> Cell:
+    """The cell of a line of results."""
+    return Cell(*(line[key] for key in Cell._fields))
+
+
+def time_table() -> str:
+    """The seconds to the paper's error, cell by cell, in Markdown."""
+    rows = [("model", "on", "paper", "passes", "seconds to it", "lowest measured")]
+    measured, hours = time_to_result(), 0.0
+    for line in measured:
+        seconds, cell = line["curve"][-1][0], cell_in(line)
+        hours += seconds / 3600
+        reached = f"{seconds:.0f}" if line["reached"] else f"not in {seconds:.0f}"
+        lowest = min(error for _, error in line["curve"])
+        passes = str(len(line["curve"]))
+        paper = str(line["paper"])
+        rows.append((cell.model, cell.distortion, paper, passes, reached, f"{lowest:.2f}"))
+    count = sum(line["reached"] for line in measured)
+    summary = (
+        f"{count} of {len(MNIST.cells)} cells reached the paper's error; all measured runs "
+        f"together took {hours:.2f} hours of one thread."
+    )
+    missing = [cell.title for cell in MNIST.cells if cell not in map(cell_in, measured)]
+    if missing:
+        summary += f" Not measured yet: {', '.join(missing)}."
+    return f"{markdown_lines(rows)}\n{summary}\n\n{machine(measured[0]['environment'])}\n"
+
+
+def time_chart() -> Figure:
+    """Validation error, as a multiple of the paper's, over the seconds of training."""
+    figure = Figure(figsize=(9, 6.4), dpi=130, layout="constrained")
+    panels = dict(
+        zip(MNIST.columns, figure.subplots(2, 2, sharex=True, sharey=True).flat, strict=True)
+    )
+    colours = dict(zip(MNIST.rows, matplotlib.color_sequences["tab10"], strict=False))
+    for line in time_to_result():
+        cell = cell_in(line)
+        seconds, errors = zip(*line["curve"], strict=True)
+        ratios = [error / line["paper"] for error in errors]
+        colour = colours[cell.backbone, cell.transform]
+        axis = panels[cell.distortion]
+        axis.plot(seconds, ratios, color=colour, label=cell.model, linewidth=1)
+        if line["reached"]:
+            axis.plot(seconds[-1], ratios[-1], "o", color=colour, markersize=4)
+    for name, axis in panels.items():
+        axis.axhline(1, color=GREY, linewidth=0.8)
+        axis.set(xscale="log", yscale="log", title=name)
+        axis.grid(alpha=0.3)
+    handles, names = panels[MNIST.columns[0]].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
+    figure.supxlabel("seconds of training", fontsize=10)
+    figure.supylabel("validation error / the paper's test error", fontsize=10)
+    return figure
+
+
+def numerics_table() -> str:
+    """Validation errors by the former and the present numerics, in Markdown."""
+    lines = (RESULTS / "numerics.jsonl").read_text().splitlines()
+    runs = list(map(json.loads, lines))
+    versions = sorted({run["numerics"] for run in runs})
+    rows = [("model", "on", "seed", *(f"numerics {version}" for version in versions))]
+    means: dict[tuple[Cell, int], dict[int, str]] = {}
+    for run in runs:
+        draws = run["draws_percent"]
+        text = f"{mean(draws):.3f} ± {stdev(draws) / len(draws) ** 0.5:.3f}"
+        means.setdefault((cell_in(run), run["seed"]), {})[run["numerics"]] = text
+    for (cell, seed), texts in means.items():
+        shown = [texts.get(version, "") for version in versions]
+        rows.append((cell.model, cell.distortion, str(seed), *shown))
+    all_draws = {
+        version: [mean(run["draws_percent"]) for run in runs if run["numerics"] == version]
+        for version in versions
+    }
+    rows.append(("mean", "", "", *(f"{mean(errors):.3f}" for errors in all_draws.values())))
+    return markdown_lines(rows)
 
 
 def flags_table() -> str:
@@ -354,6 +460,8 @@ def commands() -> dict[str, Any]:
 TABLES = {
     "results": ("README.md", error_table),
     "speed": ("docs/speed.md", speed_table),
+    "time": ("docs/speed.md", time_table),
+    "numerics": ("docs/speed.md", numerics_table),
     "flags": ("docs/reference.md", flags_table),
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
@@ -361,3 +469,6 @@ TABLES = {
     "validation": ("docs/recipe.md", validation_table),
 }
 """The parts of documents that are written here: name -> (document, what stands there)."""
+
+CHARTS: dict[str, Callable[[], Figure]] = {"docs/time_to_result.png": time_chart}
+"""The pictures that are drawn here from results."""

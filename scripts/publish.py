@@ -4,8 +4,9 @@ python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> NAME
 python scripts/publish.py write                 results -> tables in README and docs, heads of
                                                 the configs
 
-default.jsonl lies in stn_train/results, since the program reads it; the others, and speed.json
-(the output of scripts/benchmark.py --json), in scripts/results.
+default.jsonl lies in stn_train/results, since the program reads it; the others in scripts/results,
+beside speed.json (the output of scripts/benchmark.py --json) and what scripts/time_to_result.py and
+scripts/numerics.py measured.
 """
 
 import json
@@ -15,13 +16,14 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from document_tables import MNIST, ROOT, TABLES, collected, results_file, results_of
+from document_tables import CHARTS, MNIST, ROOT, TABLES, collected, results_file, results_of
 
 from stn_train.config import Cell, Config, changed_settings
 from stn_train.config_file import load_config
 from stn_train.errors import ConfigError, StnError
 from stn_train.runs.result import finished_runs
 from stn_train.table.rows import table_rows
+from stn_train.visualiser.style import save
 
 CONFIGS = ROOT / "configs"
 BEGIN, END = "<!-- {}: begin -->\n", "<!-- {}: end -->\n"
@@ -139,7 +141,7 @@ def head(cell: Cell) -> str:
 
 @app.command("write")
 def write() -> None:
-    """Write the heads of the cells' configs and the documents' tables."""
+    """Write the heads of the cells' configs, and the documents' tables and charts."""
     for cell in MNIST.cells:
         body = "".join(f"{key}: {value}\n" for key, value in cell._asdict().items())
         path = CONFIGS / f"{cell.file_name}.yaml"
@@ -149,6 +151,8 @@ def write() -> None:
         path = ROOT / document
         text, begin, end = path.read_text(), BEGIN.format(name), END.format(name)
         path.write_text(text.split(begin)[0] + begin + part() + end + text.split(end)[1])
+    for document, chart in CHARTS.items():
+        save(chart(), ROOT / document)
 
 
 if __name__ == "__main__":
