@@ -67,19 +67,21 @@ def undoing(run: Run, examples: Examples) -> Undoing:
     parameters, image_px = examples.draws[0], distortion.image_px
     reach = distortion.canvas_px / image_px
     points = pixel_centres((image_px, image_px))  # (P, 2): the middle of the canvas
-    to_image = fit_affine(points, distortion.map_points(parameters, points))
-    canvas, seen = [], []  # where the classifier's pixels are read from: on the canvas, the image
+    image, canvas, seen = [], [], []  # affine fits (B, 3, 3)
     for start in range(0, len(examples), BATCH):
         part = slice(start, start + BATCH)
+        image.append(fit_affine(points, distortion.map_points(parameters[part], points)))
         grid = run.model.trace(examples.batch(part).inputs).warps[name].grid  # (B, H', W', 2)
-        canvas.append(grid.flatten(1, 2) * reach)  # (B, P, 2), now in image coordinates
-        seen.append(distortion.map_points(parameters[part], canvas[-1]))
-    outputs = pixel_centres((grid.shape[1], grid.shape[2]))
-    to_canvas = fit_affine(outputs, torch.cat(canvas))
+        outputs = pixel_centres((grid.shape[1], grid.shape[2]))
+        # Where the classifier's pixels are read from: on the canvas, then on the image.
+        read = grid.flatten(1, 2) * reach  # (B, P, 2), in image coordinates
+        canvas.append(fit_affine(outputs, read))
+        seen.append(fit_affine(outputs, distortion.map_points(parameters[part], read)))
+    to_canvas = torch.cat(canvas)
     return Undoing(
-        poses_undone_by(to_image, image_px),
+        poses_undone_by(torch.cat(image), image_px),
         poses_undone_by(torch.linalg.inv_ex(to_canvas).inverse, image_px),
-        poses_undone_by(fit_affine(outputs, torch.cat(seen)), image_px),
+        poses_undone_by(torch.cat(seen), image_px),
         examples.images.labels,
     )
 
