@@ -20,7 +20,8 @@ MNIST = ImageFormat((1, 28, 28), tuple("0123456789"))
 NAMES = [path.name for path in shipped_configs()]
 TABLE = TABLES["mnist"].values
 CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
-OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml"}
+IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
+OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *IMAGES}
 
 
 def lines(name: str) -> list[str]:

@@ -67,7 +67,8 @@ def test_every_override_is_one_of_a_setting(page):
         override = quoted or bare
         choice, name, *_ = [*override.partition("=")[0].split("."), ""]
         chosen = choice in ("distortion", "backbone") and name
-        load_config("r_affine", [*([f"{choice}={name}"] if chosen else []), override])
+        config = "folder" if override.startswith("data.source.folder.") else "r_affine"
+        load_config(config, [*([f"{choice}={name}"] if chosen else []), override])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
