@@ -44,12 +44,10 @@ DEFAULT_FCN: Sections = {
     },
 }
 
+DEFAULT_LOCALISATION = {"localisation_filters": 32, "localisation_features": 64}
+
 DEFAULT_CNN: Sections = {
-    "backbone": {
-        "filters": [48, 128],
-        "localisation_filters": 32,
-        "localisation_features": 64,
-    },
+    "backbone": {"filters": [48, 128], **DEFAULT_LOCALISATION},
     "model": {"st_iterations": 2},
     "train": {
         "epochs": 32,
@@ -65,8 +63,12 @@ RECIPES: dict[str, dict[str, Sections]] = {
         "FCN": DEFAULT_FCN,
         "CNN": DEFAULT_CNN,
         "tutorial": {"train": {"epochs": 20}},
+        "DCN": {
+            **DEFAULT_CNN,
+            "backbone": {"localisation_filters": 32, "localisation_features": 64},
+        },
     },
-    "paper": {"FCN": {"train": PAPER}, "CNN": {"train": PAPER}, "tutorial": {"train": PAPER}},
+    "paper": {name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN")},
 }
 """recipe -> backbone -> section -> settings. The fields' own defaults are the paper's networks."""
 

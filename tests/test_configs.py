@@ -21,7 +21,8 @@ NAMES = [path.name for path in shipped_configs()]
 TABLE = TABLES["mnist"].values
 CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
 IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
-OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *IMAGES}
+RELATIVES = {"r_dcn.yaml", "rts_dcn.yaml"}
+OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *IMAGES, *RELATIVES}
 
 
 def lines(name: str) -> list[str]:

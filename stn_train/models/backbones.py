@@ -14,7 +14,7 @@ from torch import nn
 from typing_extensions import override
 
 from stn_train.data.images import Shape
-from stn_train.models.convolution import Convolution, MaxPooling
+from stn_train.models.convolution import Convolution, DeformableConvolution, MaxPooling
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.settings import Settings
 
@@ -134,6 +134,38 @@ class Convolutional(Backbone):
         return layers, features
 
 
+class Deformable(Convolutional):
+    """DCN: a 9x9 convolution and two deformable 3x3 ones (Dai et al. 2017, arXiv 1703.06211).
+
+    A baseline to set beside spatial transformers: it bends the places that each filter looks at,
+    where a transformer warps the image. Each layer is followed by max pooling by 2 that rounds up.
+    The localisation network is the CNN's.
+    """
+
+    filters: Annotated[tuple[Width, Width], Field(strict=False)] = (48, 96)
+    """Filters of the 9x9 convolution, and of each deformable one."""
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        channels, *sides = shape
+        first, second = self.filters
+        rows, columns = (half_up(half_up(half_up(side - 8) - 2) - 2) for side in sides)
+        return nn.Sequential(
+            Convolution(channels, first, 9),
+            MaxPooling(),
+            nn.ReLU(),
+            DeformableConvolution(first, second, 3),
+            MaxPooling(),
+            nn.ReLU(),
+            DeformableConvolution(second, second, 3),
+            MaxPooling(),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(self.dropout),
+            OutputLayer(second * rows * columns, outputs),
+        )
+
+
 class Tutorial(Backbone):
     """tutorial: the small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
 
@@ -194,5 +226,6 @@ BACKBONES: dict[str, type[Backbone]] = {
     "FCN": FullyConnected,
     "CNN": Convolutional,
     "tutorial": Tutorial,
+    "DCN": Deformable,
 }
 """What `backbone` in a config can be."""

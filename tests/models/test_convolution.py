@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.ops import deform_conv2d
 
 from stn_train.models import convolution
 from stn_train.models.convolution import (
     Convolution,
+    DeformableConvolution,
     MaxPooling,
     fourier,
     fourier_bases,
@@ -224,3 +226,23 @@ def test_pooling_has_the_same_maximum_and_gradient(size, dtype, layout):
 def test_pooling_without_a_gradient_is_torchs_own():
     maps = torch.rand(2, 3, 6, 5)
     assert torch.equal(MaxPooling()(maps), F.max_pool2d(maps, 2, ceil_mode=True))
+
+
+@pytest.mark.parametrize(("channels", "side", "size"), [(1, 1, (6, 6)), (3, 3, (7, 9))])
+def test_a_deformable_convolution_is_torchvisions(channels, side, size):
+    torch.manual_seed(0)
+    layer, maps = DeformableConvolution(channels, 5, side), torch.rand(2, channels, *size)
+    torch.testing.assert_close(layer(maps), F.conv2d(maps, layer.weight, layer.bias))
+    for parameter in layer.offsets.parameters():
+        nn.init.normal_(parameter)  # many places lie outside of the maps, too
+    expected = deform_conv2d(maps, layer.offsets(maps), layer.weight, layer.bias)
+    torch.testing.assert_close(layer(maps), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_deformable_convolution_learns_its_offsets_also_under_autocast():
+    torch.manual_seed(0)
+    layer, maps = DeformableConvolution(2, 3, 3), torch.rand(2, 2, 7, 7, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(maps).float().square().sum().backward()
+    assert layer.offsets.weight.grad.abs().max() > 0
+    assert maps.grad.isfinite().all()
