@@ -34,14 +34,14 @@ CPU = torch.device("cpu")
 def main(
     names: Annotated[list[str], typer.Argument(metavar="CELL...")],
     passes: Annotated[int, typer.Option(help="Over the digits.")] = 8,
-    seeds: Annotated[int, typer.Option(help="How many: 1, 2, ...")] = 2,
+    seeds: Annotated[tuple[int, int], typer.Option(help="The first and the last.")] = (1, 2),
     draws: Annotated[int, typer.Option(help="Of the validation digits.")] = 5,
 ) -> None:
     """Train, validate, and print a line for each run."""
     torch.set_num_threads(1)
     keep_freed_memory()
     version = getattr(result, "NUMERICS", 1)  # commits before it was recorded had the first
-    for name, seed in itertools.product(names, range(1, 1 + seeds)):
+    for name, seed in itertools.product(names, range(seeds[0], seeds[1] + 1)):
         changes = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
         config = load_config(f"{name}.yaml", changes)
         splits = load_splits(config.data)
