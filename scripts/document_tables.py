@@ -425,7 +425,10 @@ def allowed(schema: dict[str, Any]) -> str:
     low, above = kind.get("minimum"), kind.get("exclusiveMinimum")
     high, below = kind.get("maximum", math.inf), kind.get("exclusiveMaximum", math.inf)
     if above is not None:
-        return f"above {above}" + (f", below {below}" if below < WITHOUT_BOUND else "")
+        ends = {", below": below, ", at most": high}
+        return f"above {above}" + "".join(
+            f"{text} {end}" for text, end in ends.items() if end < WITHOUT_BOUND
+        )
     if low is None:
         return ""
     if high < WITHOUT_BOUND:

@@ -46,7 +46,7 @@ class Shear(Warping):
         return torch.stack([x + parameters * y, y.expand(len(parameters), -1)], dim=-1)
 
 
-class AttentionGrid(MatrixGrid):
+class ZoomedGrid(MatrixGrid):
     """Isotropic scale and translation, 3 parameters: the paper's equation 2."""
 
     def __init__(self, zoom):
@@ -63,17 +63,17 @@ class AttentionGrid(MatrixGrid):
         return torch.cat([matrix[:, 0, :1], matrix[:, :, 2]], dim=1)
 
 
-class Attention(Transform):
+class Zoomed(Transform):
     """A square of the image."""
 
-    file_name = "attention"
+    file_name = "zoomed"
 
     zoom: Annotated[float, Field(ge=1, le=4)] = 1.0
     """How far it is zoomed in at the start."""
 
     @override
     def build(self):
-        return AttentionGrid(self.zoom)
+        return ZoomedGrid(self.zoom)
 
 
 class Small(Backbone):
@@ -169,7 +169,7 @@ class Sums(Task):
         return answers == targets
 
 
-CELL = Cell("Shear", "Small", "Attention")
+CELL = Cell("Shear", "Small", "Zoomed")
 
 TABLE = PaperTable(
     name="bars",
@@ -180,7 +180,7 @@ TABLE = PaperTable(
     task="sums",
     data="bars",
     columns=("Shear",),
-    rows={("Small", "Attention"): (50.0,), ("Small", "none"): (None,)},
+    rows={("Small", "Zoomed"): (50.0,), ("Small", "none"): (None,)},
     rounding=0.5,
 )
 
@@ -188,7 +188,7 @@ EXPERIMENT = {
     "task": "sums",
     "distortion": {"Shear": {"max_shear": 0.3}},
     "backbone": {"Small": {"units": 24}},
-    "transform": {"Attention": {"zoom": 1.0}},
+    "transform": {"Zoomed": {"zoom": 1.0}},
     "data": {"source": {"bars": {"count": 120}}, "validation": 20},
     "train": {"epochs": 3, "batch_size": 20, "learning_rate": 0.01, "log_every": 2},
     "evaluate": {"draws": 2},
@@ -201,7 +201,7 @@ IMAGES = ImageFormat((1, SIDE, SIDE), ("thin", "middle", "wide"))
 def _named():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(DISTORTIONS, "Shear", Shear)
-        patch.setitem(TRANSFORMS, "Attention", Attention)
+        patch.setitem(TRANSFORMS, "Zoomed", Zoomed)
         patch.setitem(BACKBONES, "Small", Small)
         patch.setitem(SOURCES, "bars", Bars)
         patch.setitem(TASKS, "sums", Sums)
@@ -217,8 +217,8 @@ def test_config_takes_the_new_names_and_settings():
     assert config.cell == CELL
     assert config.distortion.max_shear == 0.3
     assert config.distortion.canvas_px == config.distortion.image_px == SIDE
-    assert config.title == "ST-Small Attention on Shear, sums, bars"
-    assert config.cell.file_name == "shear_attention_small"
+    assert config.title == "ST-Small Zoomed on Shear, sums, bars"
+    assert config.cell.file_name == "shear_zoomed_small"
     assert Config.model_validate(config.as_dict()) == config
     assert Config.model_validate({"distortion": "Shear"}).distortion.max_shear == 0.5
 
@@ -229,7 +229,7 @@ def test_config_takes_the_new_names_and_settings():
         ({"distortion": {"Shear": {"max_shear": 1.5}}}, r"max_shear\s+Input should be less than"),
         ({"distortion": {"Shear": {"max_sheer": 0.3}}}, r"max_sheer\s+Extra inputs"),
         ({"distortion": {"Shear": {"max_angle_deg": 9.0}}}, r"max_angle_deg\s+Extra inputs"),
-        ({"transform": {"Attention": {"zoom": 0.5}}}, r"zoom\s+Input should be greater than"),
+        ({"transform": {"Zoomed": {"zoom": 0.5}}}, r"zoom\s+Input should be greater than"),
         ({"backbone": {"Small": {"hidden": 3}}}, r"hidden\s+Extra inputs"),
         ({"data": {"source": {"bars": {"count": 1}}}}, r"count\s+Input should be greater"),
         ({"task": {"sums": {"most": "4"}}}, r"most\s+Input should be a valid integer"),
@@ -261,15 +261,15 @@ def test_the_new_transform_equals_affine_grid():
     matrices[:, 0, 0] = matrices[:, 1, 1] = theta[:, 0]
     matrices[:, :, 2] = theta[:, 1:]
     expected = F.affine_grid(matrices, [2, 1, 5, 8], align_corners=False)
-    torch.testing.assert_close(AttentionGrid(1)(theta, (5, 8)), expected)
-    assert AttentionGrid(1).theta(AttentionGrid(1).matrix(theta)).equal(theta)
+    torch.testing.assert_close(ZoomedGrid(1)(theta, (5, 8)), expected)
+    assert ZoomedGrid(1).theta(ZoomedGrid(1).matrix(theta)).equal(theta)
 
 
 @pytest.mark.parametrize("distortion", DISTORTIONS)
 @pytest.mark.parametrize("backbone", ["FCN", "Small"])
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_a_network_learns_the_new_transform_on_any_distortion(distortion, backbone, iterations):
-    data = {"distortion": distortion, "backbone": backbone, "transform": "Attention"}
+    data = {"distortion": distortion, "backbone": backbone, "transform": "Zoomed"}
     config = Config.model_validate({**data, "model": {"st_iterations": iterations}})
     images = Bars().drawn(6, 0)
     images = Images(F.pad(images.pixels, (4, 4, 4, 4)), images.labels, images.classes)  # 28 px
@@ -386,7 +386,7 @@ def test_the_new_table_shows_it_beside_the_published_value(trained_run, command)
 
 def test_the_papers_table_leaves_it_out_and_says_so(trained_run, command):
     result = command("stn-table", "show", trained_run.parent)
-    assert "ST-Small Attention on Shear, sums, bars" in succeeded(result) + result.stderr
+    assert "ST-Small Zoomed on Shear, sums, bars" in succeeded(result) + result.stderr
 
 
 def test_the_new_table_can_be_drawn_compared_and_reported(trained_run, command, tmp_path):
@@ -408,7 +408,7 @@ def test_the_new_table_has_runs_of_its_own():
     overrides = ["train.epochs=3", "data.source.bars.count=40"]
     jobs = jobs_for(TABLE, cells_like([], TABLE), [1, 2], overrides)
     assert {job.name for job in jobs} == {
-        f"{name}-seed{seed}" for name in ("shear_attention_small", "shear_small") for seed in (1, 2)
+        f"{name}-seed{seed}" for name in ("shear_zoomed_small", "shear_small") for seed in (1, 2)
     }
     for job in jobs:
         assert TABLE.holds(job.config)

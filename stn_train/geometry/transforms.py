@@ -33,7 +33,8 @@ class TransformGrid(nn.Module, ABC):
     """Turns theta into a sampling grid. Has no weights: theta is what is learnt."""
 
     identity: Tensor
-    """The theta (P,) that leaves the image as it is; the localisation starts there."""
+    """The theta (P,) that the localisation starts at. It leaves the image as it is, in every family
+    that has such a theta."""
 
     def __init__(self, identity: Tensor) -> None:
         super().__init__()
@@ -134,6 +135,53 @@ class ControlGrid(TransformGrid):
         return second + self.displacement(first, points).mT.flatten(1)
 
 
+class AttentionGrid(MatrixGrid):
+    """Isotropic scale and translation, 3 parameters: scale, x and y (equation 2)."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        scale, x, y = theta.unbind(1)  # each (B,)
+        zero = torch.zeros_like(scale)
+        return torch.stack([scale, zero, x, zero, scale, y], dim=1).view(-1, 2, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        return torch.cat([matrix[:, :1, 0], matrix[:, :, 2]], dim=1)
+
+
+class FixedAttentionGrid(TransformGrid):
+    """A window of fixed size, 2 parameters: where its centre lies, x and y.
+
+    Section 4.3 of the paper: a scale of 0.5 shows a quarter of the image's area, twice as large.
+    Theta is (0, 0) at the start: the middle of the image.
+    """
+
+    def __init__(self, scale: float) -> None:
+        """scale: side of the window over that of the image. Raises ValueError unless above 0."""
+        if not scale > 0:
+            raise ValueError(f"a window's scale must be above 0, got {scale}")
+        super().__init__(torch.zeros(2))
+        self.scale = scale
+
+    @override
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        # x and y in planes, the layout that `sample` reads fastest.
+        return (self.scale * points.mT.contiguous() + theta[:, :, None]).mT  # (B, N, 2)
+
+    @override
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """The window whose centre is where both maps in a row put it, of the fixed size again.
+
+        Two maps in a row have the scale ``scale**2``, which is outside the family. For refinement
+        this is the wanted meaning: ``second``, found in the window of ``first``, moves the window
+        to a point that was seen in it, and does not zoom in once more.
+        """
+        return first + self.scale * second
+
+
 class AffineGrid(MatrixGrid):
     """Affine, 6 parameters: the 2x3 matrix, row by row (equation 1)."""
 
@@ -204,6 +252,20 @@ class Transform(Settings, ABC):
         """The transform with these settings."""
 
 
+class Attention(Transform):
+    """A window of the image, not turned: one scale for x and y, and translation."""
+
+    file_name = "attention"
+
+    scale: Annotated[float, Field(gt=0, le=4)] | None = None
+    """Side of the window over that of the image, held fixed: only its place is learnt, and 0.5 (the
+    paper's birds, 4.3) starts at the middle half. null: the scale is learnt too, from 1."""
+
+    @override
+    def build(self) -> AttentionGrid | FixedAttentionGrid:
+        return AttentionGrid() if self.scale is None else FixedAttentionGrid(self.scale)
+
+
 class Affine(Transform):
     """Any 2x3 matrix: translation, rotation, scale and shear."""
 
@@ -238,6 +300,7 @@ class ThinPlateSpline(Transform):
 
 
 TRANSFORMS: dict[str, type[Transform]] = {
+    "Attention": Attention,
     "Aff": Affine,
     "Proj": Projective,
     "TPS": ThinPlateSpline,

@@ -14,7 +14,10 @@ from stn_train.geometry.transforms import (
     TRANSFORMS,
     Affine,
     AffineGrid,
+    Attention,
+    AttentionGrid,
     ControlGrid,
+    FixedAttentionGrid,
     MatrixGrid,
     Projective,
     ProjectiveGrid,
@@ -24,20 +27,6 @@ from stn_train.geometry.transforms import (
 )
 
 # Families that somebody could add: each is the few lines that its class has here.
-
-
-class AttentionGrid(MatrixGrid):
-    """Isotropic scale and translation, 3 parameters: the paper's equation 2."""
-
-    def __init__(self):
-        super().__init__(torch.tensor([1.0, 0.0, 0.0]))
-
-    def matrix(self, theta):
-        scale = theta[:, :1, None] * torch.eye(2).to(theta)  # (B, 2, 2)
-        return torch.cat([scale, theta[:, 1:, None]], dim=2)
-
-    def theta(self, matrix):
-        return torch.cat([matrix[:, :1, 0], matrix[:, :, 2]], dim=1)
 
 
 class SimilarityGrid(MatrixGrid):
@@ -74,7 +63,8 @@ class MeshGrid(ControlGrid):
 GRIDS = {
     **{name: family().build for name, family in TRANSFORMS.items()},
     "TPS of 3 x 3": ThinPlateSpline(side=3).build,
-    **{grid.__name__: grid for grid in (AttentionGrid, SimilarityGrid, MeshGrid)},
+    "Attention of a fixed scale": Attention(scale=1.0).build,
+    **{grid.__name__: grid for grid in (SimilarityGrid, MeshGrid)},
 }
 EVERY_TRANSFORM = pytest.mark.parametrize("transform", GRIDS.values(), ids=GRIDS.keys())
 
@@ -213,9 +203,60 @@ def test_shared_points_come_in_planes(transform):
 # Each family.
 
 
-@pytest.mark.parametrize(("family", "count"), [(Affine, 6), (Projective, 8), (ThinPlateSpline, 32)])
+@pytest.mark.parametrize(
+    ("family", "count"), [(Attention, 3), (Affine, 6), (Projective, 8), (ThinPlateSpline, 32)]
+)
 def test_parameter_count_is_the_papers(family, count):
     assert family().build().parameter_count == count
+
+
+def windows(theta, scale=None):
+    """Matrices (B, 2, 3) of (scale, x, y), or of (x, y) with one scale for all."""
+    matrices = torch.zeros(len(theta), 2, 3, dtype=theta.dtype)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = theta[:, 0] if scale is None else scale
+    matrices[:, :, 2] = theta[:, -2:]
+    return matrices
+
+
+@pytest.mark.parametrize("size", [(5, 8), (8, 5), (1, 1)])
+def test_attention_equals_affine_grid(size):
+    theta = torch.tensor([[0.5, 0.1, -0.2], [2.0, 0.0, 0.3]], dtype=torch.float64)
+    for transform, parameters, matrices in [
+        (AttentionGrid(), theta, windows(theta)),
+        (FixedAttentionGrid(0.3), theta[:, 1:], windows(theta[:, 1:], 0.3)),
+    ]:
+        expected = F.affine_grid(matrices, [2, 1, *size], align_corners=False)
+        torch.testing.assert_close(transform(parameters, size), expected, rtol=0, atol=1e-15)
+
+
+def test_a_window_of_fixed_scale_starts_at_the_middle_of_the_image():
+    transform, images = FixedAttentionGrid(0.5), asymmetric_images(8, 12)
+    grid = transform(transform.identity.expand(2, -1), (4, 6))
+    torch.testing.assert_close(sample(images, grid), images[:, :, 2:6, 3:9], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.5])
+def test_composed_windows_keep_their_scale_and_lie_where_both_maps_put_the_centre(scale):
+    transform = FixedAttentionGrid(scale)
+    first, second = thetas(transform, 5, 0.5), thetas(transform, 5, 0.5, seed=1)
+    composed = transform.compose(first, second)
+    centre = torch.zeros(5, 1, 2, dtype=torch.float64)
+    both = transform.map_points(first, transform.map_points(second, centre))
+    torch.testing.assert_close(transform.map_points(composed, centre), both)
+    corners = transform.map_points(composed, torch.eye(2, dtype=torch.float64) * 2 - 1)
+    torch.testing.assert_close(
+        corners[:, 0, 0] - corners[:, 1, 0], torch.full((5,), 2 * scale).double()
+    )
+    # Nothing to correct: the window stays.
+    torch.testing.assert_close(transform.compose(first, torch.zeros_like(first)), first)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("nan")])
+def test_a_window_without_a_size_is_refused(scale):
+    with pytest.raises(ValueError, match=f"scale must be above 0.*{scale}"):
+        FixedAttentionGrid(scale)
+    with pytest.raises(ValidationError, match="scale"):
+        Attention(scale=scale)
 
 
 @pytest.mark.parametrize("size", [(5, 8), (8, 5), (1, 1)])
@@ -408,15 +449,6 @@ def test_projective_composition_beyond_the_horizon_is_finite():
 
 
 # Families in a few lines, against references of their own.
-
-
-def test_attention_equals_affine_grid():
-    theta = torch.tensor([[0.5, 0.1, -0.2], [2.0, 0.0, 0.3]])
-    matrices = torch.zeros(2, 2, 3)
-    matrices[:, 0, 0] = matrices[:, 1, 1] = theta[:, 0]
-    matrices[:, :, 2] = theta[:, 1:]
-    expected = F.affine_grid(matrices, [2, 1, 5, 8], align_corners=False)
-    torch.testing.assert_close(AttentionGrid()(theta, (5, 8)), expected)
 
 
 def test_composed_similarities_multiply_scales_and_add_angles():
