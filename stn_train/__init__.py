@@ -10,7 +10,18 @@ if TYPE_CHECKING:
     from stn_train.data.distortions import DISTORTIONS, distort
     from stn_train.data.sources import SOURCES
     from stn_train.geometry.plane import pixel_matrix_from_theta, theta_from_pixel_matrix
-    from stn_train.geometry.transforms import TRANSFORMS, AffineGrid, ProjectiveGrid, TPSGrid
+    from stn_train.geometry.transforms import (
+        TRANSFORMS,
+        AffineGrid,
+        AttentionGrid,
+        FixedAttentionGrid,
+        PiecewiseAffineGrid,
+        ProjectiveGrid,
+        RigidGrid,
+        SimilarityGrid,
+        TPSGrid,
+        TranslationGrid,
+    )
     from stn_train.models.backbones import BACKBONES
     from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
     from stn_train.runs.directory import load_run
@@ -23,10 +34,16 @@ HOMES = {
     "TASKS": "tasks",
     "TRANSFORMS": "geometry.transforms",
     "AffineGrid": "geometry.transforms",
+    "AttentionGrid": "geometry.transforms",
+    "FixedAttentionGrid": "geometry.transforms",
     "ParallelTransformers": "models.spatial_transformer",
+    "PiecewiseAffineGrid": "geometry.transforms",
     "ProjectiveGrid": "geometry.transforms",
+    "RigidGrid": "geometry.transforms",
+    "SimilarityGrid": "geometry.transforms",
     "SpatialTransformer": "models.spatial_transformer",
     "TPSGrid": "geometry.transforms",
+    "TranslationGrid": "geometry.transforms",
     "distort": "data.distortions",
     "load_run": "runs.directory",
     "pixel_matrix_from_theta": "geometry.plane",
@@ -41,10 +58,16 @@ __all__ = [
     "TASKS",
     "TRANSFORMS",
     "AffineGrid",
+    "AttentionGrid",
+    "FixedAttentionGrid",
     "ParallelTransformers",
+    "PiecewiseAffineGrid",
     "ProjectiveGrid",
+    "RigidGrid",
+    "SimilarityGrid",
     "SpatialTransformer",
     "TPSGrid",
+    "TranslationGrid",
     "distort",
     "load_run",
     "pixel_matrix_from_theta",

@@ -103,6 +103,15 @@ def inverse_3x3(matrices: Tensor) -> Tensor:
     return adjugate / determinant[:, None, None]
 
 
+def inverse_affine(matrices: Tensor) -> Tensor:
+    """The matrices (B, 2, 3) of the inverse maps, in closed form, where ``matrices`` are affine."""
+    linear, shift = matrices[:, :, :2], matrices[:, :, 2:]
+    a, b, c, d = linear.flatten(1).unbind(1)  # each (B,)
+    determinant = (a * d - b * c)[:, None, None]
+    inverse = torch.stack([d, -b, -c, a], dim=1).view(-1, 2, 2) / determinant
+    return torch.cat([inverse, -inverse @ shift], dim=2)
+
+
 def inverse_similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """The matrices (B, 2, 3) that undo a similarity.
 

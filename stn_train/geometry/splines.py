@@ -1,7 +1,12 @@
-"""Thin plate splines (Bookstein 1989, "Principal Warps"), as functions of control point values.
+"""Splines through control points: how much each point's value counts, everywhere in the plane.
+
+Thin plate splines (Bookstein 1989, "Principal Warps") are smooth and take any control points;
+linear splines are affine in each triangle of a regular mesh.
 
 Legend: N points, K control points; ``...`` is nothing, or a batch.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +17,12 @@ MIN_SQUARED_DISTANCE = 1e-30
 
 
 def control_grid(side: int) -> Tensor:
-    """A regular ``side`` x ``side`` grid over [-1, 1]^2, row by row: (side**2, 2) in float64."""
+    """A regular ``side`` x ``side`` grid over [-1, 1]^2, row by row: (side**2, 2) in float64.
+
+    Raises ValueError for a ``side`` of less than 2: that spans nothing.
+    """
+    if side < 2:
+        raise ValueError(f"a control grid needs at least 2 x 2 control points, got side {side}")
     line = torch.linspace(-1, 1, side, dtype=torch.float64)
     return torch.cartesian_prod(line, line).flip(-1)
 
@@ -53,3 +63,25 @@ def thin_plate_basis(points: Tensor, control: Tensor, solver: Tensor) -> Tensor:
     kernel = thin_plate_kernel(points, control)  # (..., N, K)
     affine = F.pad(points, (1, 0), value=1.0)  # (..., N, 3)
     return torch.matmul(torch.cat([kernel, affine], dim=-1), solver)
+
+
+def triangle_basis(points: Tensor, control: Tensor) -> Tensor:
+    """The weight of each point of a regular mesh of triangles at each point of the plane.
+
+    points (..., N, 2), control (K, 2) as of `control_grid`, whose fields are each cut from top left
+    to bottom right into two triangles -> (..., N, K). The linear spline through values (K, 2) is
+    then ``basis @ values``: affine in each triangle.
+
+    Weights inside the mesh are barycentric coordinates. A point outside has those of the nearest
+    point of the border, and from there follows the affine map that fits all values best by least
+    squares. So the spline is continuous, and affine values give that affine map everywhere.
+    """
+    side = math.isqrt(len(control))
+    inside = points.clamp(-1, 1)
+    apart = (inside[..., None, :] - control) * ((side - 1) / 2)  # (..., N, K, 2), in fields
+    x, y = apart.unbind(-1)
+    # Six triangles meet in a control point: its weight is a pyramid over that hexagon.
+    height = torch.maximum(torch.maximum(x.abs(), y.abs()), (x - y).abs())
+    # x and y of the control points are orthogonal to each other and to 1: the fit is a product.
+    slopes = control / control[:, 0].square().sum()  # (K, 2)
+    return (1 - height).clamp(min=0) + torch.matmul(points - inside, slopes.T)

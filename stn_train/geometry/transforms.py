@@ -22,10 +22,17 @@ from stn_train.geometry.matrices import (
     affine_map,
     combine,
     compose_matrices,
+    inverse_3x3,
+    inverse_affine,
     projective_map,
 )
 from stn_train.geometry.plane import pixel_centres
-from stn_train.geometry.splines import control_grid, thin_plate_basis, thin_plate_solver
+from stn_train.geometry.splines import (
+    control_grid,
+    thin_plate_basis,
+    thin_plate_solver,
+    triangle_basis,
+)
 from stn_train.settings import Settings
 
 
@@ -72,7 +79,10 @@ class TransformGrid(nn.Module, ABC):
 
 
 class MatrixGrid(TransformGrid):
-    """A transform whose theta stands for a matrix: composing is multiplying."""
+    """A transform whose theta stands for a matrix: composing is multiplying.
+
+    The matrices of all theta must be a group: products and inverses stay in the family.
+    """
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
@@ -90,6 +100,15 @@ class MatrixGrid(TransformGrid):
     @override
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         return self.theta(compose_matrices(self.matrix(first), self.matrix(second)))
+
+    def inverse(self, theta: Tensor) -> Tensor:
+        """The theta (B, P) that undoes theta (B, P): composing both gives the identity.
+
+        Of a map that cannot be undone, whose scale is 0 for instance, it is not finite. Nor can a
+        projective map be undone that puts the centre of its input behind the horizon.
+        """
+        matrix = self.matrix(theta)
+        return self.theta((inverse_affine if matrix.shape[1] == 2 else inverse_3x3)(matrix))
 
 
 class ControlGrid(TransformGrid):
@@ -133,6 +152,45 @@ class ControlGrid(TransformGrid):
         """
         points = second.reshape(-1, len(self.control), 2)  # (B, K, 2)
         return second + self.displacement(first, points).mT.flatten(1)
+
+
+class TranslationGrid(MatrixGrid):
+    """Translation, 2 parameters: x and y."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([0, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        x, y = theta.unbind(1)  # each (B,)
+        one, zero = torch.ones_like(x), torch.zeros_like(x)
+        return torch.stack([one, zero, x, zero, one, y], dim=1).view(-1, 2, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        return matrix[:, :, 2]
+
+
+class RigidGrid(MatrixGrid):
+    """Rotation and translation, 3 parameters: the angle in radians, x and y.
+
+    A positive angle turns the points that are read clockwise on the screen, so that the image turns
+    counter-clockwise. Composed and inverse angles lie in [-pi, pi].
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([0, 0, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        angle, x, y = theta.unbind(1)  # each (B,)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        angle = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])  # (B,)
+        return torch.cat([angle[:, None], matrix[:, :, 2]], dim=1)
 
 
 class AttentionGrid(MatrixGrid):
@@ -182,6 +240,26 @@ class FixedAttentionGrid(TransformGrid):
         return first + self.scale * second
 
 
+class SimilarityGrid(MatrixGrid):
+    """Rotation, scale and translation, 4 parameters: a, b, x and y of [[a, -b, x], [b, a, y]].
+
+    (a, b) is the scale times the cosine and the sine of the angle: smooth, without a jump at half a
+    turn.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(torch.tensor([1, 0, 0, 0]))
+
+    @override
+    def matrix(self, theta: Tensor) -> Tensor:
+        a, b, x, y = theta.unbind(1)  # each (B,)
+        return torch.stack([a, -b, x, b, a, y], dim=1).view(-1, 2, 3)
+
+    @override
+    def theta(self, matrix: Tensor) -> Tensor:
+        return torch.cat([matrix[:, :, 0], matrix[:, :, 2]], dim=1)
+
+
 class AffineGrid(MatrixGrid):
     """Affine, 6 parameters: the 2x3 matrix, row by row (equation 1)."""
 
@@ -218,6 +296,22 @@ class ProjectiveGrid(MatrixGrid):
         return entries[:, :8] / entries[:, 8:].clamp(min=NEAREST_DEPTH)
 
 
+class PiecewiseAffineGrid(ControlGrid):
+    """Affine in each triangle of a mesh, 2 K parameters, on ``side`` x ``side`` control points.
+
+    They are a regular grid over the output, row by row, from edge to edge; each of its fields is
+    cut into two triangles (`triangle_basis`).
+    """
+
+    def __init__(self, side: int = 4) -> None:
+        """Raises ValueError for a ``side`` of less than 2."""
+        super().__init__(control_grid(side))
+
+    @override
+    def basis(self, points: Tensor) -> Tensor:
+        return triangle_basis(points, self.control.to(points))
+
+
 class TPSGrid(ControlGrid):
     """Thin plate spline, 2 K parameters, on ``side`` x ``side`` control points (16 in the paper).
 
@@ -228,9 +322,7 @@ class TPSGrid(ControlGrid):
     """From `thin_plate_solver` (K + 3, K)."""
 
     def __init__(self, side: int = 4) -> None:
-        """Raises ValueError for a ``side`` of less than 2: no spline is determined by one point."""
-        if side < 2:
-            raise ValueError(f"a thin plate spline needs at least 2 x 2 control points, got {side}")
+        """Raises ValueError for a ``side`` of less than 2."""
         control = control_grid(side)
         super().__init__(control)
         # The linear system depends on the control points alone: it is solved here, once.
@@ -252,6 +344,26 @@ class Transform(Settings, ABC):
         """The transform with these settings."""
 
 
+class Translation(Transform):
+    """Translation alone."""
+
+    file_name = "translation"
+
+    @override
+    def build(self) -> TranslationGrid:
+        return TranslationGrid()
+
+
+class Rigid(Transform):
+    """Rotation and translation."""
+
+    file_name = "rigid"
+
+    @override
+    def build(self) -> RigidGrid:
+        return RigidGrid()
+
+
 class Attention(Transform):
     """A window of the image, not turned: one scale for x and y, and translation."""
 
@@ -264,6 +376,16 @@ class Attention(Transform):
     @override
     def build(self) -> AttentionGrid | FixedAttentionGrid:
         return AttentionGrid() if self.scale is None else FixedAttentionGrid(self.scale)
+
+
+class Similarity(Transform):
+    """Rotation, one scale for x and y, and translation."""
+
+    file_name = "similarity"
+
+    @override
+    def build(self) -> SimilarityGrid:
+        return SimilarityGrid()
 
 
 class Affine(Transform):
@@ -286,6 +408,19 @@ class Projective(Transform):
         return ProjectiveGrid()
 
 
+class PiecewiseAffine(Transform):
+    """A mesh of triangles whose corners are free; it bends only at their edges."""
+
+    file_name = "piecewise"
+
+    side: Annotated[int, Field(ge=2, le=16)] = 4
+    """Corners a side, on a regular grid over the output."""
+
+    @override
+    def build(self) -> PiecewiseAffineGrid:
+        return PiecewiseAffineGrid(self.side)
+
+
 class ThinPlateSpline(Transform):
     """A smooth bending that is free at each point of a regular grid."""
 
@@ -300,9 +435,13 @@ class ThinPlateSpline(Transform):
 
 
 TRANSFORMS: dict[str, type[Transform]] = {
+    "Translation": Translation,
+    "Rigid": Rigid,
     "Attention": Attention,
+    "Similarity": Similarity,
     "Aff": Affine,
     "Proj": Projective,
+    "PiecewiseAffine": PiecewiseAffine,
     "TPS": ThinPlateSpline,
 }
-"""What `transform` in a config can be, beside `none`."""
+"""What `transform` in a config can be, beside `none`; in order of their parameters."""

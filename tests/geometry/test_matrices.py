@@ -14,6 +14,7 @@ from stn_train.geometry.matrices import (
     cross,
     homogeneous,
     inverse_3x3,
+    inverse_affine,
     inverse_similarity,
     projective_map,
     square_to_quad,
@@ -213,3 +214,11 @@ def test_inverse_similarity_undoes_a_similarity_made_in_numpy(random):
         forward[:2, :2] = factor.item() * np.array([[cos, sin], [-sin, cos]])
         forward[:2, 2] = moved
         np.testing.assert_allclose(matrix.numpy(), np.linalg.inv(forward)[:2], atol=1e-12)
+
+
+def test_inverse_affine_equals_numpys_inverse(random):
+    matrices = uniform(random, -2, 2, 6, 2, 3)
+    whole = np.concatenate([matrices.numpy(), np.tile([[[0.0, 0, 1]]], (6, 1, 1))], axis=1)
+    expected = np.linalg.inv(whole)[:, :2]
+    np.testing.assert_allclose(inverse_affine(matrices).numpy(), expected, rtol=1e-10)
+    assert inverse_affine(matrices[:0]).shape == (0, 2, 3)

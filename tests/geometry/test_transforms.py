@@ -1,9 +1,12 @@
 """Every transform against F.affine_grid, loops over points, and scipy's RBFInterpolator."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.tri import LinearTriInterpolator, Triangulation
 from pydantic import ValidationError
 from scipy.interpolate import RBFInterpolator
 
@@ -19,17 +22,25 @@ from stn_train.geometry.transforms import (
     ControlGrid,
     FixedAttentionGrid,
     MatrixGrid,
+    PiecewiseAffine,
+    PiecewiseAffineGrid,
     Projective,
     ProjectiveGrid,
+    Rigid,
+    RigidGrid,
+    Similarity,
+    SimilarityGrid,
     ThinPlateSpline,
     TPSGrid,
     Transform,
+    Translation,
+    TranslationGrid,
 )
 
 # Families that somebody could add: each is the few lines that its class has here.
 
 
-class SimilarityGrid(MatrixGrid):
+class PolarGrid(MatrixGrid):
     """Scale, angle in radians and translation, 4 parameters, as a 3x3 matrix."""
 
     def __init__(self):
@@ -64,7 +75,7 @@ GRIDS = {
     **{name: family().build for name, family in TRANSFORMS.items()},
     "TPS of 3 x 3": ThinPlateSpline(side=3).build,
     "Attention of a fixed scale": Attention(scale=1.0).build,
-    **{grid.__name__: grid for grid in (SimilarityGrid, MeshGrid)},
+    **{grid.__name__: grid for grid in (PolarGrid, MeshGrid)},
 }
 EVERY_TRANSFORM = pytest.mark.parametrize("transform", GRIDS.values(), ids=GRIDS.keys())
 
@@ -203,11 +214,67 @@ def test_shared_points_come_in_planes(transform):
 # Each family.
 
 
-@pytest.mark.parametrize(
-    ("family", "count"), [(Attention, 3), (Affine, 6), (Projective, 8), (ThinPlateSpline, 32)]
-)
-def test_parameter_count_is_the_papers(family, count):
-    assert family().build().parameter_count == count
+COUNTS = {
+    **{Translation: 2, Rigid: 3, Attention: 3, Similarity: 4, Affine: 6, Projective: 8},
+    **{PiecewiseAffine: 32, ThinPlateSpline: 32},
+}
+
+
+def test_parameters_are_counted_as_by_hand():
+    for family, count in COUNTS.items():
+        assert family().build().parameter_count == count
+
+
+def by_hand(kind, theta):
+    """The 3x3 matrix of one theta, entry by entry, in numpy."""
+    match kind, theta.tolist():
+        case "translation", (x, y):
+            return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+        case "rigid", (angle, x, y):
+            cos, sin = math.cos(angle), math.sin(angle)
+            return np.array([[cos, -sin, x], [sin, cos, y], [0, 0, 1]])
+        case "similarity", (a, b, x, y):
+            return np.array([[a, -b, x], [b, a, y], [0, 0, 1]])
+    raise AssertionError(kind)
+
+
+BY_HAND = {"translation": TranslationGrid, "rigid": RigidGrid, "similarity": SimilarityGrid}
+
+
+@pytest.mark.parametrize("size", [(5, 8), (8, 5), (1, 1)])
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_grid_equals_affine_grid_of_the_matrix_by_hand(kind, size):
+    transform = BY_HAND[kind]()
+    theta = thetas(transform, 6, 1.0)
+    matrices = np.stack([by_hand(kind, one)[:2] for one in theta])
+    expected = F.affine_grid(torch.from_numpy(matrices), [6, 1, *size], align_corners=False)
+    torch.testing.assert_close(transform(theta, size), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_composition_and_inverse_are_those_of_the_matrices_by_hand(kind):
+    transform = BY_HAND[kind]()
+    first, second = thetas(transform, 6, 1.0), thetas(transform, 6, 1.0, seed=1)
+    composed, inverse = transform.compose(first, second), transform.inverse(first)
+    for number in range(6):
+        one, other = by_hand(kind, first[number]), by_hand(kind, second[number])
+        np.testing.assert_allclose(by_hand(kind, composed[number]), one @ other, atol=1e-13)
+        np.testing.assert_allclose(
+            by_hand(kind, inverse[number]), np.linalg.inv(one), rtol=1e-10, atol=1e-12
+        )
+
+
+def test_a_positive_angle_turns_the_image_counter_clockwise():
+    quarter = torch.tensor([[math.pi / 2, 0, 0]])
+    images = asymmetric_images(6, 6)
+    turned = sample(images, RigidGrid()(quarter.expand(2, -1), (6, 6)))
+    torch.testing.assert_close(turned, images.rot90(1, (2, 3)), rtol=0, atol=1e-5)
+
+
+def test_rigid_angles_wrap_around_when_composed():
+    theta = torch.tensor([[3.0, 0.0, 0.0]])
+    angle = RigidGrid().compose(theta, theta)[0, 0].item()
+    assert angle == pytest.approx(6 - 2 * math.pi, abs=1e-5)
 
 
 def windows(theta, scale=None):
@@ -343,10 +410,60 @@ def test_a_control_point_is_read_from_where_theta_says(transform, dtype):
     torch.testing.assert_close(at_control.flatten(1), theta, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("grid", [TPSGrid, PiecewiseAffineGrid])
 @pytest.mark.parametrize("side", [1, 0])
-def test_tps_needs_two_control_points_a_side(side):
+def test_two_control_points_a_side_are_needed(grid, side):
     with pytest.raises(ValueError, match=f"2 x 2 control points.* {side}"):
-        TPSGrid(side)
+        grid(side)
+
+
+def triangles_of(side):
+    """The corners of the triangles: each field cut from top left to bottom right."""
+    found = []
+    for i in range(side - 1):
+        for j in range(side - 1):
+            top, below = side * i + j, side * (i + 1) + j
+            found += [(top, top + 1, below + 1), (top, below, below + 1)]
+    return found
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 7])
+def test_piecewise_affine_grid_equals_interpolation_in_triangles(side):
+    transform = PiecewiseAffineGrid(side)
+    line = np.linspace(-1, 1, side)
+    mesh = Triangulation(np.tile(line, side), np.repeat(line, side), triangles_of(side))
+    points = pixel_centres((9, 11), dtype=torch.float64)
+    theta = thetas(transform, 5, 0.3)
+    mapped = transform.map_points(theta, points).numpy()
+    for one, found in zip(theta.view(5, -1, 2).numpy(), mapped, strict=True):
+        for dimension in range(2):
+            reference = LinearTriInterpolator(mesh, one[:, dimension])(*points.numpy().T)
+            assert not reference.mask.any()
+            # The control points are kept in float32.
+            np.testing.assert_allclose(found[:, dimension], reference.data, atol=1e-6)
+
+
+@kinds_of(ControlGrid)
+def test_a_control_grid_reproduces_affine_maps_inside_and_outside(transform):
+    transform = transform()
+    affine, points = thetas(AffineGrid(), 4, 0.4), 3 * points_of_each(4, 40)
+    if isinstance(transform, MeshGrid):  # the toy knows nothing outside
+        points = points / 3
+    expected = AffineGrid().map_points(affine, points)
+    theta = AffineGrid().map_points(affine, transform.control.double()).flatten(1)
+    # The system that a spline solves is kept in float32.
+    torch.testing.assert_close(transform.map_points(theta, points), expected, rtol=0, atol=3e-5)
+
+
+def test_piecewise_affine_maps_are_continuous_across_edges_and_outside():
+    transform = PiecewiseAffineGrid(4)
+    theta = thetas(transform, 3, 0.3)
+    along = torch.linspace(-1.5, 1.5, 3001, dtype=torch.float64)
+    for across in (-1.2, -1.0, 0.3, 1.1):
+        line = torch.stack([along, torch.full_like(along, across)], dim=1)
+        for points in (line, line.flip(-1)):
+            steps = transform.map_points(theta, points).diff(dim=1).abs()
+            assert steps.max() < 0.01  # between points 0.001 apart
 
 
 @EVERY_TRANSFORM
@@ -401,6 +518,37 @@ def test_composed_theta_maps_points_as_one_after_the_other(transform):
     torch.testing.assert_close(composed, at_once)
 
 
+@kinds_of(MatrixGrid)
+def test_composing_with_the_inverse_gives_the_identity(transform):
+    transform = transform()
+    theta = thetas(transform, 5, 0.2)
+    inverse = transform.inverse(theta)
+    identity = transform.identity.to(theta).expand_as(theta)
+    for pair in ((theta, inverse), (inverse, theta)):
+        torch.testing.assert_close(transform.compose(*pair), identity, rtol=0, atol=1e-12)
+    torch.testing.assert_close(transform.inverse(inverse), theta)
+    points = points_of_each(5) / 2
+    back = transform.map_points(inverse, transform.map_points(theta, points))
+    torch.testing.assert_close(back, points)
+
+
+@kinds_of(MatrixGrid)
+def test_inverse_passes_gradcheck(transform):
+    transform = transform()
+    theta = thetas(transform, 2, 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(transform.inverse, theta)
+
+
+def test_the_inverse_of_a_map_onto_a_point_is_not_finite_and_no_error():
+    flat = torch.tensor([[0.0, 0.1, 0.2]])
+    assert not AttentionGrid().inverse(flat).isfinite().all()
+
+
+@kinds_of((ControlGrid, FixedAttentionGrid))
+def test_families_without_inverses_offer_none(transform):
+    assert not hasattr(transform(), "inverse")
+
+
 @kinds_of(ControlGrid)
 def test_composed_theta_agrees_with_one_after_the_other_at_the_control_points(transform):
     transform = transform()
@@ -451,10 +599,10 @@ def test_projective_composition_beyond_the_horizon_is_finite():
 # Families in a few lines, against references of their own.
 
 
-def test_composed_similarities_multiply_scales_and_add_angles():
+def test_composed_maps_in_polar_form_multiply_scales_and_add_angles():
     first = torch.tensor([[2.0, 0.3, 0.1, 0.2]])
     second = torch.tensor([[0.75, 0.5, -0.4, 0.0]])
-    scale, angle, _, _ = SimilarityGrid().compose(first, second)[0].tolist()
+    scale, angle, _, _ = PolarGrid().compose(first, second)[0].tolist()
     assert (scale, angle) == pytest.approx((1.5, 0.8))
 
 
@@ -502,8 +650,9 @@ def test_a_spline_has_as_many_control_points_as_its_settings_say():
 
 @pytest.mark.parametrize("side", [1, 17, 4.0, "4"])
 def test_a_side_out_of_range_is_refused(side):
-    with pytest.raises(ValidationError, match="side"):
-        ThinPlateSpline.model_validate({"side": side})
+    for family in (ThinPlateSpline, PiecewiseAffine):
+        with pytest.raises(ValidationError, match="side"):
+            family.model_validate({"side": side})
 
 
 @EVERY_FAMILY
