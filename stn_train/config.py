@@ -159,8 +159,8 @@ class Config(Settings):
     """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial; or
     `{name: {settings}}`."""
     transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
-    """What the spatial transformer can do; Aff, Proj and TPS are in the paper's table; none for no
-    spatial transformer; or `{name: {settings}}`."""
+    """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff, Proj,
+    PiecewiseAffine or TPS; none for no spatial transformer; or `{name: {settings}}`."""
     model: TransformerSettings = TransformerSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -274,6 +274,8 @@ def test_two_durations_or_none_are_refused(train):
         ({"model": {"st_output_px": 43, "st_pool": 2}}, r"st_output_px is 43.* at least 42"),
         ({"distortion": "R", "model": {"st_output_px": 20}}, r"st_output_px is 20.* at least 21"),
         ({"distortion": "R", "model": {"localisation_pool": 3}}, "localisation_pool is 3.* 28 px"),
+        ({"model": {"sampling": "integer"}}, "integer cannot be trained with.*bilinear or bicubic"),
+        ({"model": {"sampling": "nearest"}}, "literal_error"),
         ({"evaluate": {"draws": 0}}, "greater than or equal to 1"),
         ({"sed": 1}, "extra_forbidden"),
         ({"distort": {"sed": 1}}, "extra_forbidden"),
@@ -423,6 +425,7 @@ def test_a_run_in_the_former_layout_is_read():
         "st_output_px": 28,
         "st_pool": 1,
         "localisation_pool": 2,
+        "sampling": "bilinear",  # the only one there was
     }
     assert (config.train.epochs, config.train.optimizer) == (12, "muon")
     assert Config.from_run(config.as_dict()) == config

@@ -17,6 +17,7 @@ from stn_train.config_file import (
 )
 from stn_train.data.distortions import DISTORTIONS, Distortion
 from stn_train.errors import CheckpointError, ConfigError
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.backbones import BACKBONES
 from stn_train.recipes import RECIPES
 from stn_train.runs.checkpoint import Checkpoint, config_of
@@ -54,6 +55,8 @@ def settled(config: Config) -> dict[str, Any]:
     return {key: value for key, value in config.as_dict().items() if key != "given"}
 
 
+CAN_BE = ", ".join([*TRANSFORMS, "none"])
+
 MANY_MISTAKES = """\
 distorton: R
 transform: affine
@@ -79,7 +82,7 @@ def test_all_mistakes_are_told_at_once_with_their_lines(problems):
     told = problems(MANY_MISTAKES, "evaluate.draws=0")
     assert told == [
         "c.yaml:1: unknown key distorton (did you mean distortion?)",
-        "c.yaml:2: transform is 'affine'; it can be Aff, Proj, TPS, none (did you mean Aff?)",
+        f"c.yaml:2: transform is 'affine'; it can be {CAN_BE} (did you mean Aff?)",
         "c.yaml:3: seed is -1; it must be at least 0",
         "c.yaml:4: recipe is 5; it can be 'default' or 'paper'",
         "c.yaml:5: data is 5; it must be a section of `key: value` lines",
@@ -106,7 +109,7 @@ def test_an_error_is_one_line_a_problem(load):
     ("text", "told"),
     [
         ("train:\n  nesterov: true\n", "c.yaml:2: unknown key train.nesterov; known here: epochs"),
-        ("transform: no\n", "c.yaml:1: transform is False; it can be Aff, Proj, TPS, none"),
+        ("transform: no\n", f"c.yaml:1: transform is False; it can be {CAN_BE}"),
         ("seed: true\n", "c.yaml:1: seed is True; it must be a whole number"),
         ("seed: 2020-01-01\n", "c.yaml:1: seed is .*; it must be a whole number"),
         ("model: {filters: 64}\n", r"c.yaml:1: model.filters is 64; it must be a list, such as"),
@@ -141,6 +144,8 @@ def test_an_error_is_one_line_a_problem(load):
         ("task: {classification: {a: 1}}\n", "unknown key task.classification.a; known here: noth"),
         ("given: 3\n", "c.yaml:1: given must be a section"),
         ("model: {st_output_px: 5}\n", "c.yaml:1: model.st_output_px is 5; .* a multiple of 2"),
+        ("model:\n  sampling: integer\n", "c.yaml:2: model.sampling: integer cannot be trained"),
+        ("model: {sampling: cubic}\n", r"c.yaml:1: model.sampling is 'cubic'; .*mean bicubic\?"),
         ("distortion: R\ndistort: {max_shift_px: 1.0}\n", "c.yaml:2: unknown key distort.max_shif"),
         ("distortion: [R]\ndistort: {a: 1}\n", "c.yaml:1: distortion is ..R..; it can be R, RTS"),
         ("seed: 1\nseed: 1\n", "c.yaml:2: seed is given twice, first in line 1"),

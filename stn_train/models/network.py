@@ -3,9 +3,10 @@
 Legend: B batch, C channels, H height, W width, S side in pixels.
 """
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -85,8 +86,8 @@ class TransformerSettings(Settings):
 
     st_iterations: Annotated[int, Field(ge=1, le=8)] = 1
     """How often the localisation network runs: from the second time on it sees the image as warped
-    so far, and refines the transform (Lin and Lucey 2017, "Inverse Compositional Spatial
-    Transformer Networks"). The paper has one iteration."""
+    so far, and refines the transform. That is the inverse compositional spatial transformer, IC-STN
+    (Lin and Lucey 2017, arXiv 1612.03897). The paper has one iteration."""
     st_output_px: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Side of the image that the transformer samples; null for that of the undistorted image (28)
     times st_pool, so that the classifier sees 28 px. The literal reading, the size of the input,
@@ -97,6 +98,22 @@ class TransformerSettings(Settings):
     localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
     """The localisation network sees the image average-pooled by this; null for 2 with a CNN (A.4),
     else 1."""
+    sampling: Literal["bilinear", "bicubic"] = "bilinear"
+    """The kernel that the transformer reads the image with: bilinear (the paper, equation 5), or
+    bicubic, which keeps edges sharper and costs more. The paper's integer kernel (equation 4) has
+    no gradient by the transform: nothing would be learnt, so it is refused here; SpatialTransformer
+    takes it."""
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _can_learn(cls, sampling: Any) -> Any:
+        if sampling == "integer":
+            told = (
+                "integer cannot be trained with: its gradient by the transform is zero, and the "
+                "transformer would stay where it starts; take bilinear or bicubic"
+            )
+            raise PydanticCustomError("no_gradient", "{told}", {"told": told})
+        return sampling
 
     def sizes(self, input_px: int, image_px: int, backbone: Backbone) -> "Sizes":
         """The sizes in pixels for inputs of a side, with images of another side in them.
@@ -161,6 +178,7 @@ def build_network(
         (output_px, output_px),
         settings.st_iterations,
         localisation_pool,
+        settings.sampling,
     )
     network.add_module("transformer", transformer)
     if pool > 1:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_train.geometry.plane import sample
+from stn_train.geometry.plane import KERNELS, Kernel, sample
 from stn_train.geometry.transforms import TransformGrid
 
 
@@ -50,6 +50,7 @@ class SpatialTransformer(nn.Module):
         output_size: tuple[int, int] | None = None,
         iterations: int = 1,
         pool: int = 1,
+        sampling: Kernel = "bilinear",
     ) -> None:
         """Build it around a localisation network.
 
@@ -58,20 +59,25 @@ class SpatialTransformer(nn.Module):
         output_size: (H', W') of the warped map; None keeps the size of the input.
         iterations: how often the localisation network runs. From the second time on it sees the
             output so far and corrects the transform; the output is sampled from the input once,
-            by the composed transform (Lin and Lucey 2017, "Inverse Compositional Spatial
-            Transformer Networks"). The paper has one iteration.
+            by the composed transform. That is the inverse compositional spatial transformer,
+            IC-STN (Lin and Lucey 2017, arXiv 1612.03897). The paper has one iteration.
         pool: the localisation network sees the maps average-pooled by this.
-        Raises ValueError for iterations or pool below 1.
+        sampling: the kernel that maps are read with. With integer no gradient reaches the
+            localisation network: the transformer does not learn.
+        Raises ValueError for iterations or pool below 1, and for another kernel.
         """
         super().__init__()
         if iterations < 1 or pool < 1:
             raise ValueError(f"iterations and pool must be at least 1, got {iterations}, {pool}")
+        if sampling not in KERNELS:
+            raise ValueError(f"sampling must be one of {', '.join(KERNELS)}, got {sampling!r}")
         self.localisation = localisation
         self.regression = OutputLayer(features, transform.parameter_count)
         self.transform = transform
         self.output_size = output_size
         self.iterations = iterations
         self.pool = pool
+        self.sampling: Kernel = sampling
         with torch.no_grad():
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
@@ -106,7 +112,8 @@ class SpatialTransformer(nn.Module):
         """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
         with torch.autocast(maps.device.type, enabled=False):
             grid = self.transform(theta, size)  # (B, H', W', 2)
-            return Warp(sample(maps.to(theta.dtype), grid).to(maps.dtype), theta, grid)
+            warped = sample(maps.to(theta.dtype), grid, self.sampling)  # (B, C, H', W')
+            return Warp(warped.to(maps.dtype), theta, grid)
 
 
 class ParallelTransformers(nn.ModuleList):

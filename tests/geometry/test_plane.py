@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from stn_train.geometry.matrices import projective_map
 from stn_train.geometry.plane import (
-    ALIGN_CORNERS,
+    KERNELS,
     OUTSIDE,
     normalising_matrix,
     pixel_centres,
@@ -41,6 +41,20 @@ def bilinear_kernel(d):  # equation 5
 
 def integer_kernel(d):  # equation 4
     return float(math.floor(d + 0.5) == 0)
+
+
+def bicubic_kernel(d, slope=-0.75):  # Keys 1981, equation 4, with his a as the slope at 1
+    s = abs(d)
+    if s <= 1:
+        return (slope + 2) * s**3 - (slope + 3) * s**2 + 1
+    return slope * (s**3 - 5 * s**2 + 8 * s - 4) if s < 2 else 0.0
+
+
+KERNELS_BY_HAND = {
+    "integer": integer_kernel,
+    "bilinear": bilinear_kernel,
+    "bicubic": bicubic_kernel,
+}
 
 
 def bilinear_kernel_derivative(d):  # equation 7, the derivative by the point
@@ -95,23 +109,30 @@ def sampling(random):
     return images, grid.requires_grad_(), upstream
 
 
-def test_sample_equals_equations_3_and_5_in_loops(sampling):
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sample_equals_equation_3_in_loops(sampling, kernel):
     images, grid, _ = sampling
-    output = sample(images, grid)
+    output = sample(images, grid, kernel)
+    k = KERNELS_BY_HAND[kernel]
     for b in range(2):
         points = in_pixels(grid[b].reshape(-1, 2).tolist())
         for c in range(3):
-            expected = kernel_sum(images[b, c].tolist(), points, bilinear_kernel, bilinear_kernel)
+            expected = kernel_sum(images[b, c].tolist(), points, k, k)
             np.testing.assert_allclose(output[b, c].flatten().tolist(), expected, atol=1e-12)
 
 
-def test_integer_kernel_of_equation_4_agrees_with_nearest_in_the_convention(sampling):
+def test_sample_is_bilinear_unless_asked_otherwise(sampling):
     images, grid, _ = sampling
-    output = F.grid_sample(images, grid, mode="nearest", align_corners=ALIGN_CORNERS)
-    for b in range(2):
-        points = in_pixels(grid[b].reshape(-1, 2).tolist())
-        expected = kernel_sum(images[b, 0].tolist(), points, integer_kernel, integer_kernel)
-        np.testing.assert_allclose(output[b, 0].flatten().tolist(), expected, atol=1e-12)
+    assert sample(images, grid).equal(sample(images, grid, "bilinear"))
+    assert not sample(images, grid).equal(sample(images, grid, "bicubic"))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_returns_the_image_at_its_pixels(kernel):
+    images = torch.rand(2, 3, HEIGHT, WIDTH, dtype=torch.float64)
+    grid = pixel_centres((HEIGHT, WIDTH), dtype=torch.float64).view(1, HEIGHT, WIDTH, 2)
+    output = sample(images, grid.expand(2, -1, -1, -1), kernel)
+    torch.testing.assert_close(output, images, rtol=0, atol=1e-12)
 
 
 def test_gradient_of_the_image_equals_equation_6_in_loops(sampling):
@@ -140,9 +161,17 @@ def test_gradient_of_the_points_equals_equation_7_in_loops(sampling):
         np.testing.assert_allclose(gradient, np.stack([by_x, by_y], 1), atol=1e-12)
 
 
-def test_sample_passes_gradcheck(sampling):
+@pytest.mark.parametrize("kernel", ["bilinear", "bicubic"])
+def test_sample_passes_gradcheck(sampling, kernel):
     images, grid, _ = sampling
-    assert torch.autograd.gradcheck(sample, (images[:, :1], grid[:, :2]))
+    assert torch.autograd.gradcheck(sample, (images[:, :1], grid[:, :2], kernel))
+
+
+def test_integer_kernel_has_a_gradient_by_the_pixels_and_none_by_the_points(sampling):
+    images, grid, upstream = sampling
+    sample(images, grid, "integer").backward(upstream)
+    assert images.grad.any()
+    assert not grid.grad.any()
 
 
 @pytest.mark.parametrize("size", [(5, 8), (8, 5), (1, 1), (28, 28)])
@@ -154,11 +183,12 @@ def test_pixel_centres_equal_affine_grid(size):
     )
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("size", [(5, 8), (1, 3)])
-def test_no_kernel_reaches_the_outside_coordinate(size):
+def test_no_kernel_reaches_the_outside_coordinate(size, kernel):
     images = torch.ones(1, 1, *size)
     points = torch.tensor([[OUTSIDE, OUTSIDE], [OUTSIDE, 0.0], [0.0, OUTSIDE]])
-    assert sample(images, points[None, None]).tolist() == [[[[0, 0, 0]]]]
+    assert sample(images, points[None, None], kernel).tolist() == [[[[0, 0, 0]]]]
 
 
 def test_unit_square_goes_round_clockwise_on_the_screen():

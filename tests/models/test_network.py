@@ -339,6 +339,14 @@ def test_trace_takes_its_hooks_away_after_an_error():
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_the_config_chooses_the_sampling_kernel():
+    smooth = network_of("R", "FCN", "Aff", model={"sampling": "bicubic"})
+    assert smooth.transformer.sampling == "bicubic"
+    assert network_of("R", "FCN", "Aff").transformer.sampling == "bilinear"
+    images = images_of("R")
+    assert not moved(smooth)(images).equal(moved(network_of("R", "FCN", "Aff"))(images))
+
+
 def test_iterations_are_one_warp_of_a_trace():
     network = moved(network_of("RTS", "FCN", "Aff", model={"st_iterations": 3}))
     trace = network.trace(images_of("RTS"))

@@ -5,8 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn_train.geometry.plane import sample
-from stn_train.geometry.transforms import TRANSFORMS, AffineGrid, ProjectiveGrid, TPSGrid
+from stn_train.geometry.plane import KERNELS, sample
+from stn_train.geometry.transforms import (
+    TRANSFORMS,
+    AffineGrid,
+    FixedAttentionGrid,
+    ProjectiveGrid,
+    TPSGrid,
+)
 from stn_train.models.spatial_transformer import (
     OutputLayer,
     ParallelTransformers,
@@ -85,6 +91,48 @@ def test_warp_equals_torch_affine_grid_and_grid_sample():
     grid = F.affine_grid(theta.view(2, 2, 3), [2, 3, 4, 9], align_corners=False)
     expected = F.grid_sample(maps, grid, align_corners=False)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_maps_are_read_with_the_kernel_that_is_asked_for(kernel):
+    transformer = SpatialTransformer(
+        convolutional(3), FEATURES, AffineGrid(), iterations=2, sampling=kernel
+    )
+    nn.init.normal_(transformer.regression.weight, std=0.3)
+    maps = torch.rand(2, 3, 5, 8)
+    theta = transformer.localise(maps)
+    seen = sample(maps, transformer.transform(theta, (5, 8)), kernel)
+    theta = transformer.transform.compose(theta, transformer.localise(seen))
+    warp = transformer.warp(maps)
+    torch.testing.assert_close(warp.theta, theta)
+    assert warp.output.equal(sample(maps, warp.grid, kernel))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_all_kernels_but_the_integer_one_let_it_learn(kernel):
+    transformer = SpatialTransformer(convolutional(3), FEATURES, AffineGrid(), sampling=kernel)
+    nn.init.normal_(transformer.regression.weight, std=0.3)
+    maps = torch.rand(2, 3, 5, 8)
+    transformer(maps).square().sum().backward()
+    assert bool(transformer.regression.bias.grad.any()) == (kernel != "integer")
+
+
+def test_an_unknown_kernel_is_refused():
+    with pytest.raises(ValueError, match="integer, bilinear, bicubic, got 'nearest'"):
+        SpatialTransformer(nn.Flatten(), 64, AffineGrid(), sampling="nearest")
+
+
+def test_a_window_of_fixed_scale_refines_its_place():
+    transformer = SpatialTransformer(
+        convolutional(1), FEATURES, FixedAttentionGrid(0.5), (4, 6), iterations=2
+    )
+    maps = torch.rand(2, 1, 8, 12)
+    middle = maps[:, :, 2:6, 3:9]
+    torch.testing.assert_close(transformer(maps), middle, rtol=0, atol=1e-6)
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    first = transformer.localise(maps)
+    correction = transformer.localise(transformer.read(maps, first, (8, 12)).output)
+    torch.testing.assert_close(transformer.warp(maps).theta, first + 0.5 * correction)
 
 
 def test_every_map_of_a_batch_is_warped_on_its_own():

@@ -34,6 +34,8 @@ RUNS = {
     "CNN with Aff": {"distortion": "RTS", "backbone": "CNN", "transform": "Aff"},
     "FCN with Proj": {"distortion": "P", "transform": "Proj"},
     "FCN with TPS": {"distortion": "E", "transform": "TPS"},
+    "FCN with PiecewiseAffine": {"distortion": "E", "transform": "PiecewiseAffine"},
+    "FCN with Rigid, bicubic": {"transform": "Rigid", "model": {"sampling": "bicubic"}},
     "FCN": {"transform": "none"},
     "three channels": {"backbone": "CNN", "data": PICTURES, "images": COLOUR},
 }
