@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from pydantic import ValidationError
+from torch import Tensor
 from typer.main import get_command
 
 from stn_train.cli.model import run_eval, run_export, run_visualize
@@ -18,6 +19,9 @@ from stn_train.cli.table import run_table
 from stn_train.cli.train import run_train
 from stn_train.config import Cell, Config
 from stn_train.config_file import load_config
+from stn_train.data.distortions import DISTORTIONS, Warping
+from stn_train.data.mnist import load_mnist
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.runs.result import Result
 from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
@@ -30,6 +34,7 @@ from stn_train.table.rows import (
     table_rows,
     verdict,
 )
+from stn_train.visualiser.families import random_maps_page, undoing_page
 from stn_train.visualiser.style import GREY
 
 ROOT = Path(__file__).parent.parent
@@ -289,6 +294,51 @@ def numerics_table() -> str:
     return markdown_lines(rows)
 
 
+FAMILIES_ON = ("R", "RTS", "E")
+"""The distortions that the families of transforms are compared on."""
+
+FAMILIES_SEED = 1
+
+
+def families_table() -> str:
+    """Test errors of the ST-FCN with each family of transforms, in Markdown.
+
+    The families of the paper's table were measured for it: the runs of the same seed stand here.
+    """
+    published = [result for result in results_of("default") if result.seed == FAMILIES_SEED]
+    measured = {result.cell: result for result in [*published, *results_of("families")]}
+    lines = [("transform", "parameters", *FAMILIES_ON)]
+    runs, missing = [], []
+    for name, family in TRANSFORMS.items():
+        found = [measured.get(Cell(distortion, "FCN", name)) for distortion in FAMILIES_ON]
+        errors = ["" if run is None else f"{run.test_percent:.2f}" for run in found]
+        lines.append((name, str(family().build().parameter_count), *errors))
+        runs += [run for run in found if run is not None]
+        left = [on for on, run in zip(FAMILIES_ON, found, strict=True) if run is None]
+        missing += [f"{name} on {', '.join(left)}"] if left else []
+    told = [f"Not measured yet: {'; '.join(missing)}."] if missing else []
+    told += [circumstances(runs)] if runs else []
+    return "\n".join([markdown_lines(lines), *(f"{text}\n" for text in told)])
+
+
+def random_maps_chart() -> Figure:
+    """A digit under random maps of each family of transforms."""
+    return random_maps_page(TRANSFORMS, digit().float() / 255)
+
+
+def undoing_chart() -> Figure:
+    """A digit under each of the paper's distortions, undone as well as each family can."""
+    distortions = {name: DISTORTIONS[name]() for name in MNIST.columns}
+    warpings = {name: each for name, each in distortions.items() if isinstance(each, Warping)}
+    return undoing_page(TRANSFORMS, digit(), warpings)
+
+
+def digit() -> Tensor:
+    """The first 4 of the test set, which looks different from all sides: uint8 (1, H, W)."""
+    _, test = load_mnist()
+    return test.pixels[test.labels == 4][0]
+
+
 def flags_table() -> str:
     """The commands with their arguments and flags, in Markdown, as --help tells them."""
     parts = []
@@ -470,8 +520,13 @@ TABLES = {
     "cells": ("docs/results.md", cells_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
+    "families": ("docs/transforms.md", families_table),
 }
 """The parts of documents that are written here: name -> (document, what stands there)."""
 
-CHARTS: dict[str, Callable[[], Figure]] = {"docs/time_to_result.png": time_chart}
-"""The pictures that are drawn here from results."""
+CHARTS: dict[str, Callable[[], Figure]] = {
+    "docs/time_to_result.png": time_chart,
+    "docs/random_maps.png": random_maps_chart,
+    "docs/undoing.png": undoing_chart,
+}
+"""The pictures that are drawn here."""

@@ -16,7 +16,17 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
-from document_tables import CHARTS, MNIST, ROOT, TABLES, collected, results_file, results_of
+from document_tables import (
+    CHARTS,
+    FAMILIES_ON,
+    FAMILIES_SEED,
+    MNIST,
+    ROOT,
+    TABLES,
+    collected,
+    results_file,
+    results_of,
+)
 
 from stn_train.config import Cell, Config, changed_settings
 from stn_train.config_file import load_config
@@ -47,6 +57,8 @@ class Kind(StrEnum):
     """Baselines under the readings of the paper that were tried."""
     validation = "validation"
     """Recipes that were tried, measured on validation digits."""
+    families = "families"
+    """The ST-FCN of the default recipe with other families of transforms, one seed."""
 
 
 app = typer.Typer(
@@ -86,8 +98,8 @@ def collect(name: str, runs: list[Path]) -> None:
             raise ConfigError([f"{path}: the code was not committed"])
         del result["environment"]["command"]  # the config says it, without anybody's folders
         known[identity(result)] = result
-    order = list(MNIST.cells)
-    ordered = sorted(known, key=lambda key: (order.index(cell_of(known[key])), key))
+    place = {cell: number for number, cell in enumerate(MNIST.cells)}
+    ordered = sorted(known, key=lambda key: (place.get(cell_of(known[key]), len(place)), key))
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
@@ -101,13 +113,21 @@ def cell_of(result: dict[str, Any]) -> Cell:
 def of_its_kind(name: str, result: dict[str, Any]) -> bool:
     """Whether a result is one of the shipped config; results of a former recipe are dropped.
 
-    A setting added since an older result has its default in it. Where runs vary by intention, every
-    result is of its kind.
+    A setting added since an older result has its default in it. The families of transforms are
+    compared by the config of the affine one. Where runs vary by intention, every result is of its
+    kind.
     """
-    if name not in (Kind.default, Kind.paper):
+    cell, overrides = cell_of(result), [f"seed={result['seed']}"]
+    if name == Kind.families:
+        if cell.distortion not in FAMILIES_ON or result["seed"] != FAMILIES_SEED:
+            return False
+        overrides.append(f"transform={cell.transform}")
+        cell = Cell(cell.distortion, "FCN", "Aff")
+    elif name in (Kind.default, Kind.paper):
+        overrides.append(f"recipe={name}")
+    else:
         return True
-    overrides = [f"recipe={name}", f"seed={result['seed']}"]
-    shipped = load_config(f"{cell_of(result).file_name}.yaml", overrides)
+    shipped = load_config(f"{cell.file_name}.yaml", overrides)
     recorded = Config.from_run(result["config"])
     return not changed_settings(recorded.as_dict(), shipped.as_dict())
 

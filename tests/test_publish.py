@@ -9,6 +9,7 @@ from conftest import ROOT, load_script
 
 from stn_train.config_file import load_config
 from stn_train.errors import ConfigError
+from stn_train.runs.result import Result
 from stn_train.settings import Choice
 
 
@@ -84,6 +85,56 @@ def test_a_run_is_gathered_once(publish, finished, tmp_path):
     collected = publish.collected("calibration")
     assert [each["draws_percent"] for each in collected] == [[2.0], [3.0]]
     assert all("command" not in each["environment"] for each in collected)
+
+
+@pytest.fixture
+def family_run(finished, tmp_path):
+    """Write the result of a run of r_affine_fcn with overrides, as if it had been trained."""
+
+    def write(*overrides, distortion="R"):
+        config = load_config(f"{distortion.lower()}_affine_fcn.yaml", overrides)
+        result = json.loads(finished.run.result.read_text())
+        result["environment"]["commit"] = "0" * 40
+        result |= {**config.cell._asdict(), "seed": config.seed, "config": config.as_dict()}
+        path = tmp_path / f"run{len([*tmp_path.iterdir()])}"
+        path.mkdir()
+        (path / "result.json").write_text(json.dumps(result))
+        return path
+
+    return write
+
+
+@pytest.mark.usefixtures("own_results")
+def test_families_of_transforms_are_gathered_and_tabled(publish, family_run, finished):
+    table = publish.TABLES["families"][1]
+    assert "Not measured yet: Translation on R, RTS, E; Rigid on R, RTS, E;" in table()
+    runs = [family_run("transform=Rigid"), family_run("transform=TPS", distortion="E")]
+    publish.collect("families", runs)
+    error = f"{Result.read(finished.run.result).test_percent:.2f}"
+    lines = table().splitlines()
+    assert f"| Rigid | 3 | {error} |  |  |" in lines
+    assert f"| TPS | 32 |  |  | {error} |" in lines
+    assert "Rigid on RTS, E;" in table()
+    publish.collect("families", runs)
+    assert len(publish.collected("families")) == 2
+
+
+@pytest.mark.usefixtures("own_results")
+@pytest.mark.parametrize(
+    ("overrides", "distortion"),
+    [
+        (["transform=Rigid", "seed=2"], "R"),
+        (["transform=Rigid", "train.epochs=3"], "R"),
+        (["transform={Attention: {scale: 0.5}}"], "R"),
+        (["transform=Rigid", "recipe=paper"], "R"),
+        (["transform=Rigid", "backbone=CNN"], "R"),
+        (["transform=Rigid"], "P"),
+    ],
+    ids=str,
+)
+def test_runs_of_families_differ_in_the_transform_alone(publish, family_run, overrides, distortion):
+    with pytest.raises(ConfigError, match="not a run of the shipped config"):
+        publish.collect("families", [family_run(*overrides, distortion=distortion)])
 
 
 def test_every_setting_of_every_plug_in_is_documented(publish):
