@@ -110,6 +110,7 @@ def good_changes(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
         ("model", "hidden"): st.integers(1, 4096),
         ("model", "filters"): st.lists(st.integers(1, 4096), min_size=2, max_size=2),
         ("model", "st_iterations"): st.integers(1, 8),
+        ("model", "sampling"): st.sampled_from(["bilinear", "bicubic"]),
         ("train", "epochs"): st.integers(1, 10**6),
         ("train", "learning_rate"): st.floats(1e-30, 1e30),
         ("train", "weight_decay"): st.floats(0, 1e30),

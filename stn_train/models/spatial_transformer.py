@@ -36,7 +36,8 @@ class SpatialTransformer(nn.Module):
 
     Section 3 of Jaderberg et al. 2015. Put it in front of a network or between any two of its
     layers. The last layer starts with zero weights and the identity as its bias, so a new
-    spatial transformer returns its input unchanged (resampled, where output_size differs).
+    spatial transformer returns its input unchanged (resampled, where output_size differs; of a
+    window of fixed scale, the middle).
 
     Keep the background of the images at zero, the value of the padding: normalise after the
     spatial transformer, not before.

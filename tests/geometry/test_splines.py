@@ -1,4 +1,4 @@
-"""Thin plate splines against scipy's RBFInterpolator."""
+"""Splines against scipy's RBFInterpolator, and barycentric coordinates by a linear solve."""
 
 import math
 
@@ -12,6 +12,7 @@ from stn_train.geometry.splines import (
     thin_plate_basis,
     thin_plate_kernel,
     thin_plate_solver,
+    triangle_basis,
 )
 
 
@@ -68,3 +69,32 @@ def test_gradient_at_a_control_point_is_finite():
     points = control.clone().requires_grad_()
     thin_plate_basis(points, control, thin_plate_solver(control)).square().sum().backward()
     assert points.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("side", [2, 3, 5])
+def test_triangle_basis_is_the_barycentric_coordinates_by_a_linear_solve(random, side):
+    control, points = control_grid(side), uniform(random, -1, 1, 60, 2)
+    expected = np.zeros((60, side**2))
+    for row, (x, y) in zip(expected, points.tolist(), strict=True):
+        column, line = (min(int((each + 1) / 2 * (side - 1)), side - 2) for each in (x, y))
+        top, below = side * line + column, side * (line + 1) + column
+        across, down = ((each + 1) / 2 * (side - 1) for each in (x, y))
+        right = across - column > down - line  # of the diagonal from top left to bottom right
+        corners = [top, below + 1, top + 1 if right else below]
+        system = np.vstack([control[corners].numpy().T, np.ones(3)])
+        row[corners] = np.linalg.solve(system, [x, y, 1])
+    np.testing.assert_allclose(triangle_basis(points, control).numpy(), expected, atol=1e-12)
+
+
+def test_weights_in_a_mesh_sum_to_one_inside_and_outside(random):
+    control, points = control_grid(4), uniform(random, -3, 3, 5, 40, 2)
+    basis = triangle_basis(points, control)
+    assert basis.shape == (5, 40, 16)
+    torch.testing.assert_close(basis.sum(-1), torch.ones(5, 40).double(), rtol=0, atol=1e-12)
+
+
+def test_triangle_basis_passes_gradcheck_inside_and_outside(random):
+    control = control_grid(3)
+    inside = uniform(random, 0.1, 0.45, 4, 2) * torch.tensor([2.0, 1.0])  # off the edges
+    points = torch.cat([inside, uniform(random, 1.1, 1.4, 2, 2)]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda points: triangle_basis(points, control), points)
