@@ -76,10 +76,10 @@ def triangle_basis(points: Tensor, control: Tensor) -> Tensor:
     point of the border, and from there follows the affine map that fits all values best by least
     squares. So the spline is continuous, and affine values give that affine map everywhere.
     """
-    side = math.isqrt(len(control))
+    fields = (math.isqrt(len(control)) - 1) / 2  # in a unit
     inside = points.clamp(-1, 1)
-    apart = (inside[..., None, :] - control) * ((side - 1) / 2)  # (..., N, K, 2), in fields
-    x, y = apart.unbind(-1)
+    x = (inside[..., :1] - control[:, 0]) * fields  # (..., N, K)
+    y = (inside[..., 1:] - control[:, 1]) * fields  # (..., N, K)
     # Six triangles meet in a control point: its weight is a pyramid over that hexagon.
     height = torch.maximum(torch.maximum(x.abs(), y.abs()), (x - y).abs())
     # x and y of the control points are orthogonal to each other and to 1: the fit is a product.
