@@ -7,7 +7,7 @@ Convention: as in `stn_train.geometry.plane`, in image coordinates: [-1, 1] span
 
 Parameters are drawn on the CPU from an explicit generator and are the same bits on every
 machine; applying them is pure and runs on any device. Scale and warp are one map, so an image
-is interpolated once.
+is interpolated once; clutter lies at whole pixels and is not interpolated at all.
 
 To add one: write a `Warping`, or a `Distortion` where it is not a map of the plane, and name it
 in DISTORTIONS. Its fields become config keys.
@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from stn_train.data.draws import Draws, draw_normal, draw_uniform
+from stn_train.data.draws import Draws, draw_normal, draw_uniform, draw_whole
 from stn_train.data.images import Images
 from stn_train.geometry.matrices import (
     affine_map,
@@ -147,13 +147,17 @@ def distort(pixels: Tensor, distortion: Warping, parameters: Tensor) -> Tensor:
     (B, K) on any device -> float (B, C, S, S) in [0, 1] on the images' device; zero outside the
     image. Raises ValueError for other images.
     """
-    side = distortion.image_px
     if pixels.ndim == 3:
         pixels = pixels[:, None]  # (B, 1, H, W)
+    refuse_other_pixels(pixels, distortion.image_px)
+    return sample(pixels.float().div_(255), distortion.grid(parameters.to(pixels.device)))
+
+
+def refuse_other_pixels(pixels: Tensor, side: int) -> None:
+    """Raise ValueError unless pixels are uint8 (B, C, side, side)."""
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[2:] != (side, side):
         found = f"{pixels.dtype} {tuple(pixels.shape)}"
         raise ValueError(f"images must be torch.uint8 (B, C, {side}, {side}), got {found}")
-    return sample(pixels.float().div_(255), distortion.grid(parameters.to(pixels.device)))
 
 
 def swing(reach: float, count: int) -> Tensor:
@@ -327,11 +331,98 @@ def elastic_system(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return control.float().to(device), solver.float().to(device)
 
 
+class Translation(Warping):
+    """T: put at a random place of a 60 x 60 image, nothing else (A.2 has it on 84 x 84)."""
+
+    canvas_px: CanvasSide = 60
+    """Side of the distorted image in pixels; 60 in section 4.1, 84 in A.2. Unless given, it grows
+    or shrinks with the images of a source that are not 28 px wide."""
+
+    @override
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        # Shift right and down from the middle in pixels, between whole places: (count, 2).
+        room_px = self.canvas_px - self.image_px
+        return draw_whole(room_px + 1, (count, 2), generator) - room_px / 2
+
+    @override
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        return points - (parameters * self.pixel)[:, None]
+
+
+class Clutter(Distortion):
+    """TC: put at a random place of a 60 x 60 image, among pieces of other digits (section 4.1).
+
+    Every piece is a square of a random image of the same set, wherever that has one, and lies
+    wholly on the canvas. Image and pieces are added and clipped at 1; all lie at whole pixels, so
+    nothing is interpolated. docs/clutter.md tells what of this the paper leaves open.
+    """
+
+    canvas_px: CanvasSide = 60
+    """Side of the distorted image in pixels; 60 in section 4.1, 84 in A.2. Unless given, it grows
+    or shrinks with the images of a source that are not 28 px wide."""
+    patches: Annotated[int, Field(ge=0, le=256)] = 6
+    """How many pieces of other images are added; 16 in A.2."""
+    patch_px: Annotated[int, Field(ge=1, le=LARGEST_PX)] = 6
+    """Side of a piece in pixels."""
+
+    @override
+    def fitted(self, image_px: int) -> Self:
+        """As for every distortion; raises ValueError also if a piece is larger than an image."""
+        if self.patch_px > image_px:
+            allowed = f"for images of {image_px} px it must be 1 to {image_px}"
+            raise ValueError(f"patch_px is {self.patch_px}; {allowed}")
+        return super().fitted(image_px)
+
+    @override
+    def draws(self, images: Images, generator: Generator) -> Draws:
+        # Places are (x, y) of a square's top left pixel: of the image on the canvas (N, 2); of
+        # each piece in the image that it is cut from, and on the canvas (N, patches, 2).
+        count, patches = len(images), (len(images), self.patches)
+        room_px = self.canvas_px - self.image_px
+        place = draw_whole(room_px + 1, (count, 2), generator)
+        sources = draw_whole(count, patches, generator)
+        cut = draw_whole(self.image_px - self.patch_px + 1, (*patches, 2), generator)
+        put = draw_whole(self.canvas_px - self.patch_px + 1, (*patches, 2), generator)
+        return place, sources, cut, put
+
+    @override
+    def apply(self, images: Images, index: Tensor | slice, draws: Draws) -> Tensor:
+        place, sources, cut, put = draws
+        refuse_other_pixels(images.pixels, self.image_px)
+        shown = images.pixels[index].flatten(2)  # (B, C, H * W)
+        count, channels, _ = shown.shape
+        pixels = square(cut, self.patch_px, self.image_px)  # (B, patches, patch_px**2)
+        pieces = images.pixels.flatten(2)[sources[..., None], :, pixels]  # (B, ..., C)
+        pieces = pieces.movedim(-1, 1).flatten(2)  # (B, C, patches * patch_px**2)
+        canvas = shown.new_zeros(count, channels, self.canvas_px**2, dtype=torch.float32)
+        # Sums of bytes are whole numbers: the same in whatever order a device adds.
+        for values, corners, side_px in (
+            (pieces, put, self.patch_px),
+            (shown, place[:, None], self.image_px),
+        ):
+            where = square(corners, side_px, self.canvas_px).flatten(1)[:, None]
+            canvas.scatter_add_(2, where.expand_as(values), values.float())
+        return canvas.clamp_(max=255).div_(255).unflatten(2, (self.canvas_px, self.canvas_px))
+
+
+def square(corners: Tensor, side_px: int, width_px: int) -> Tensor:
+    """The pixels of squares in images of a width, row by row, as indices into the flat image.
+
+    corners (..., 2): (x, y) of each square's top left pixel. Returns int64 (..., side_px**2).
+    """
+    steps = torch.arange(side_px, device=corners.device)
+    pixels = (steps[:, None] * width_px + steps).flatten()  # (side_px**2,)
+    x, y = corners[..., :1], corners[..., 1:]
+    return y * width_px + x + pixels
+
+
 DISTORTIONS: dict[str, type[Distortion]] = {
     "R": Rotation,
     "RTS": RotationScaleTranslation,
     "P": Projection,
     "E": Elastic,
+    "T": Translation,
+    "TC": Clutter,
     "none": Undistorted,
 }
 """What `distortion` in a config can be."""

@@ -31,6 +31,11 @@ def draw_uniform(low: float, high: float, size: tuple[int, ...], generator: Gene
     return (low + (high - low) * unit).float()
 
 
+def draw_whole(count: int, size: tuple[int, ...], generator: Generator) -> Tensor:
+    """Each of the whole numbers from 0 to below ``count`` as often as the others: int64."""
+    return torch.randint(count, size, generator=generator)
+
+
 def draw_normal(std: float, size: tuple[int, ...], generator: Generator) -> Tensor:
     """Normal with mean 0, float32, the same bits on every machine.
 
