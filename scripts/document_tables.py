@@ -19,8 +19,9 @@ from stn_train.cli.table import run_table
 from stn_train.cli.train import run_train
 from stn_train.config import Cell, Config
 from stn_train.config_file import load_config
-from stn_train.data.distortions import DISTORTIONS, Warping
+from stn_train.data.distortions import DISTORTIONS, Clutter, Translation, Warping
 from stn_train.data.mnist import load_mnist
+from stn_train.data.sources import DataSettings, load_splits
 from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.runs.result import Result
 from stn_train.settings import Choice, Settings, name_and_settings
@@ -34,8 +35,10 @@ from stn_train.table.rows import (
     table_rows,
     verdict,
 )
+from stn_train.tasks import Classification
+from stn_train.tasks.examples import Examples
 from stn_train.visualiser.families import random_maps_page, undoing_page
-from stn_train.visualiser.style import GREY
+from stn_train.visualiser.style import GREY, show
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,17 +72,25 @@ def error_table() -> str:
     """The paper's table with our numbers, in Markdown, and how they came about."""
     results = results_of("default")
     rows = table_rows(results, MNIST)
-    return f"{markdown(rows, MNIST)}\n{above_the_paper(rows)}\n\n{circumstances(results)}\n"
+    parts = above_the_paper(rows), unmeasured([row.cell for row in rows]), circumstances(results)
+    return "\n".join([markdown(rows, MNIST), *(f"{part}\n" for part in parts if part)])
+
+
+def unmeasured(measured: list[Cell]) -> str:
+    """Which cells with a published value are not among those that were measured, in a sentence."""
+    missing = [cell.title for cell in MNIST.cells if cell not in measured]
+    return f"Not measured yet: {', '.join(missing)}." if missing else ""
 
 
 def above_the_paper(rows: list[Row]) -> str:
     """Which cells' means are above the published values, in a sentence."""
+    published = sum(row.paper is not None for row in rows)
     above = [row for row in rows if row.difference is not None and row.difference > 0]
     names = ", ".join(
         row.cell.title + " (by less than the paper rounds)" * (verdict(row, MNIST) == "same")
         for row in above
     )
-    return f"Above the paper: {len(above)} of {len(rows)} cells{names and ': '}{names}."
+    return f"Above the paper: {len(above)} of {published} cells{names and ': '}{names}."
 
 
 def cells_table() -> str:
@@ -213,7 +224,7 @@ def faster(row: dict[str, Any], peer: str) -> str:
 def time_to_result() -> list[dict[str, Any]]:
     """What scripts/time_to_result.py measured, in the order of the table."""
     lines = (RESULTS / "time_to_result.jsonl").read_text().splitlines()
-    order = list(MNIST.cells)
+    order = list(MNIST.values)
     return sorted(map(json.loads, lines), key=lambda line: order.index(cell_in(line)))
 
 
@@ -239,20 +250,23 @@ def time_table() -> str:
         f"{count} of {len(MNIST.cells)} cells reached the paper's error; all measured runs "
         f"together took {hours:.2f} hours of one thread."
     )
-    missing = [cell.title for cell in MNIST.cells if cell not in map(cell_in, measured)]
-    if missing:
-        summary += f" Not measured yet: {', '.join(missing)}."
+    missing = unmeasured([cell_in(line) for line in measured])
+    summary += f" {missing}" if missing else ""
     return f"{markdown_lines(rows)}\n{summary}\n\n{machine(measured[0]['environment'])}\n"
 
 
 def time_chart() -> Figure:
     """Validation error, as a multiple of the paper's, over the seconds of training."""
-    figure = Figure(figsize=(9, 6.4), dpi=130, layout="constrained")
-    panels = dict(
-        zip(MNIST.columns, figure.subplots(2, 2, sharex=True, sharey=True).flat, strict=True)
-    )
+    measured = time_to_result()
+    columns = [name for name in MNIST.columns if name in {line["distortion"] for line in measured}]
+    rows = math.ceil(len(columns) / 2)
+    figure = Figure(figsize=(9, 3.2 * rows), dpi=130, layout="constrained")
+    axes = [*figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat]
+    panels = dict(zip(columns, axes, strict=False))
+    for unused in axes[len(columns) :]:
+        unused.set_axis_off()
     colours = dict(zip(MNIST.rows, matplotlib.color_sequences["tab10"], strict=False))
-    for line in time_to_result():
+    for line in measured:
         cell = cell_in(line)
         seconds, errors = zip(*line["curve"], strict=True)
         ratios = [error / line["paper"] for error in errors]
@@ -265,11 +279,36 @@ def time_chart() -> Figure:
         axis.axhline(1, color=GREY, linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=name)
         axis.grid(alpha=0.3)
-    handles, names = panels[MNIST.columns[0]].get_legend_handles_labels()
+    handles, names = panels[columns[0]].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
     figure.supxlabel("seconds of training", fontsize=10)
     figure.supylabel("validation error / the paper's test error", fontsize=10)
     return figure
+
+
+def clutter_samples() -> Figure:
+    """Test digits among clutter: a row for each distortion of `CLUTTERED`, on its fixed draw."""
+    figure = Figure(figsize=(9, 4.2), dpi=110, layout="constrained")
+    test = load_splits(DataSettings()).test
+    for axes, (name, distortion) in zip(
+        figure.subplots(len(CLUTTERED), SAMPLES), CLUTTERED.items(), strict=True
+    ):
+        examples = Examples.for_test(Classification().with_distortion(distortion), test, 0)
+        for axis, image in zip(axes, examples.batch(slice(SAMPLES)).inputs, strict=True):
+            show(axis, image)
+        axes[0].set_ylabel(name, fontsize=9)
+    return figure
+
+
+CLUTTERED = {
+    "T": Translation(),
+    "TC": Clutter(),
+    "TC, 84 px,\n16 patches": Clutter(canvas_px=84, patches=16),
+}
+"""The rows of the picture of cluttered digits."""
+
+SAMPLES = 7
+"""Digits in a row of it."""
 
 
 def numerics_table() -> str:
@@ -528,5 +567,6 @@ CHARTS: dict[str, Callable[[], Figure]] = {
     "docs/time_to_result.png": time_chart,
     "docs/random_maps.png": random_maps_chart,
     "docs/undoing.png": undoing_chart,
+    "docs/clutter.png": clutter_samples,
 }
 """The pictures that are drawn here."""

@@ -43,6 +43,7 @@ DESCRIPTIONS = {
     "RTS": "digits rotated, scaled and placed at random on 42 x 42 px",
     "P": "digits scaled and seen in perspective",
     "E": "digits scaled and bent elastically",
+    "TC": "digits placed at random on 60 x 60 px, among six pieces of others",
 }
 
 
@@ -98,7 +99,7 @@ def collect(name: str, runs: list[Path]) -> None:
             raise ConfigError([f"{path}: the code was not committed"])
         del result["environment"]["command"]  # the config says it, without anybody's folders
         known[identity(result)] = result
-    place = {cell: number for number, cell in enumerate(MNIST.cells)}
+    place = {cell: number for number, cell in enumerate(MNIST.values)}
     ordered = sorted(known, key=lambda key: (place.get(cell_of(known[key]), len(place)), key))
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,8 @@ def head(cell: Cell) -> str:
     """The comment that a cell's config opens with."""
     lines = [
         f"{cell.title}: {DESCRIPTIONS[cell.distortion]}.",
-        f"Paper ({MNIST.place}): {MNIST.published(cell)} % test error"
+        f"Paper ({MNIST.in_text.get(cell.distortion, MNIST.place)}): "
+        f"{MNIST.published(cell)} % test error"
         + ("." if cell.distortion == "R" else f"; it does not define {cell.distortion} in full."),
     ]
     runs = [result for result in results_of("default") if result.cell == cell]

@@ -152,7 +152,7 @@ class Config(Settings):
     """Decides the first weights, the order of the images and their distortions."""
     data: DataSettings = DataSettings()
     distortion: Annotated[Distortion, *chosen(DISTORTIONS)] = RotationScaleTranslation()
-    """R, RTS, P, E or none; or `{name: {settings}}`."""
+    """R, RTS, P, E, T, TC or none; or `{name: {settings}}`."""
     task: Annotated[Task, *chosen(TASKS)] = Classification()
     """What the network is asked to do with the distorted images."""
     backbone: Annotated[Backbone, *chosen(BACKBONES)] = Convolutional()

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from stn_train.config import Cell, Config
-from stn_train.data.distortions import DISTORTIONS, Warping, distort
+from stn_train.data.distortions import DIGIT_PX, DISTORTIONS, Warping, distort
 from stn_train.data.draws import draw_uniform
 from stn_train.data.images import ImageFormat, Images
 from stn_train.data.sources import SOURCES, Source
@@ -331,7 +331,9 @@ def test_evaluation_finds_what_training_found(trained_run, command):
     assert "sum 3" in told
 
 
-@pytest.mark.parametrize("name", [name for name in DISTORTIONS if name != "RTS"])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in DISTORTIONS.items() if kind().canvas_px == DIGIT_PX]
+)
 def test_evaluation_on_another_distortion(trained_run, command, name):
     report = json.loads(succeeded(command("stn-eval", trained_run, "--distortion", name, "--json")))
     assert report["distortion"] == name

@@ -402,7 +402,7 @@ class Clutter(Distortion):
         ):
             where = square(corners, side_px, self.canvas_px).flatten(1)[:, None]
             canvas.scatter_add_(2, where.expand_as(values), values.float())
-        return canvas.clamp_(max=255).div_(255).unflatten(2, (self.canvas_px, self.canvas_px))
+        return canvas.clamp_(max=255).div_(255).view(count, channels, *[self.canvas_px] * 2)
 
 
 def square(corners: Tensor, side_px: int, width_px: int) -> Tensor:

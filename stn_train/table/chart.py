@@ -19,7 +19,7 @@ def error_table(rows: Sequence[Row], table: PaperTable, circumstances: str) -> F
     circumstances: the line below it.
     """
     models = [*by_model(rows, table)]
-    figure = Figure(figsize=(12, 4.4), dpi=130, layout="constrained")
+    figure = Figure(figsize=(max(12, 3 * len(table.columns)), 4.4), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
     for axis, column in zip(panels, table.columns, strict=True):
         widest = []
@@ -60,7 +60,5 @@ def marks(table: PaperTable) -> list[Line2D]:
             Line2D([], [], ls="", marker="o", color=COLOURS[kind], label=label)
             for kind, label in labels.items()
         ),
-        Line2D(
-            [], [], ls="", marker="D", mfc="none", mec=GREY, label=f"{table.place} of the paper"
-        ),
+        Line2D([], [], ls="", marker="D", mfc="none", mec=GREY, label=table.paper),
     ]

@@ -52,7 +52,7 @@ def pair(results_a: Sequence[Result], results_b: Sequence[Result], table: PaperT
     if len(by_a) == len(by_b) == 1:
         (runs_a,), (runs_b,) = by_a.values(), by_b.values()
         return Pairs([(runs_a, runs_b)], [], [])
-    in_table = [Experiment(table.task, table.data, cell) for cell in table.cells]
+    in_table = [Experiment(table.task, table.data, cell) for cell in table.values]
     common = [each for each in dict.fromkeys([*in_table, *by_a]) if each in by_a and each in by_b]
     if not common:
         raise ConfigError(["the two sets of runs have no cell in common"])

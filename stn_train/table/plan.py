@@ -32,6 +32,8 @@ class Job(NamedTuple):
 def cells_like(patterns: Sequence[str], table: PaperTable) -> list[Cell]:
     """The cells that match patterns such as RTS:*, *:FCN:none or E:CNN:TPS; all without a pattern.
 
+    Only those with a published value.
+
     Raises ConfigError for a pattern that matches none.
     """
     found: set[Cell] = set()

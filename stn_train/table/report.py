@@ -122,7 +122,7 @@ def curves(runs: Sequence[FinishedRun], table: PaperTable) -> Iterator[Picture]:
     for distortion in table.columns:
         metrics = {
             cell.model: first[cell].read_metrics()
-            for cell in table.cells
+            for cell in table.values
             if cell in first and cell.distortion == distortion
         }
         if metrics:

@@ -86,7 +86,7 @@ def table_rows(results: Iterable[Result], table: PaperTable) -> list[Row]:
 def runs_by_cell(results: Iterable[Result], table: PaperTable) -> dict[Cell, list[Result]]:
     """The results that belong into a table, cell by cell in the table's order."""
     held = [result for result in results if table.holds(result)]
-    grouped = {cell: [run for run in held if run.cell == cell] for cell in table.cells}
+    grouped = {cell: [run for run in held if run.cell == cell] for cell in table.values}
     return {cell: runs for cell, runs in grouped.items() if runs}
 
 

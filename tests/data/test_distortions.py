@@ -20,6 +20,7 @@ from stn_train.data.distortions import (
     Projection,
     Rotation,
     RotationScaleTranslation,
+    Translation,
     Undistorted,
     Warping,
     distort,
@@ -69,6 +70,10 @@ def read_rotated_scaled_moved(parameters, canvas):
     )
     back = np.linalg.inv(forward)
     return lambda x, y: back[:2] @ [x, y, 1]
+
+
+def read_moved(parameters, canvas):
+    return read_rotated_scaled_moved([0, 1, *parameters], canvas)
 
 
 def read_projected(parameters, canvas):
@@ -129,6 +134,8 @@ def slowly_distorted(image, canvas, read):
         (Elastic(control_span=1.0), read_bent),
         (Elastic(canvas_px=33, control_side=3, control_span=1.0), read_bent),
         (Elastic(canvas_px=33), read_bent_inside),
+        (Translation(), read_moved),
+        (Translation(canvas_px=33), read_moved),
         (Undistorted(), read_undistorted),
         (Undistorted(canvas_px=33), read_undistorted),
     ],
@@ -302,13 +309,16 @@ def test_a_generator_gives_other_parameters_each_time(distortion):
         ("RTS", "3d5c9d17d49243ee576aaecae3eafee522ded2ec5bdf77789f6fccb633d15662"),
         ("P", "886dfb73bd39ed795c800bcafb665292e3b9bc534a3f75616a0511b9f7d18296"),
         ("E", "0aa3537d8aece755ab6a646da360c61780c3611a64f5764734b41af838e7506f"),
+        ("T", "56001b3854f1b2816c9729b07250f9b4505551365c9e8dec2e480f26a8a49ce5"),
+        ("TC", "808e89db44517e62b136bbb459e1f4d697cb9815768a3cedec0f4b164426948d"),
         ("none", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
     ],
 )
 def test_draws_have_not_changed(name, sha256):
     """Another hash is another test set: no result measured before compares with one after."""
-    drawn = DISTORTIONS[name]().draw(16, seeded(0))
-    assert hashlib.sha256(drawn.contiguous().numpy().tobytes()).hexdigest() == sha256
+    drawn = DISTORTIONS[name]().draws(labelled(16), seeded(0))
+    parts = b"".join(part.contiguous().numpy().tobytes() for part in drawn)
+    assert hashlib.sha256(parts).hexdigest() == sha256
 
 
 # Settings.
@@ -407,6 +417,8 @@ def test_a_distortion_of_a_larger_image_is_the_same_map_of_the_plane(distortion)
     twice = drawn.clone()  # with lengths in pixels doubled
     if isinstance(small, RotationScaleTranslation):
         twice[:, 2:] *= 2
+    elif isinstance(small, Translation):
+        twice *= 2
     elif isinstance(small, Projection | Elastic):
         twice[:, 1:] *= 2
     points = 2 * torch.rand(50, 2, generator=seeded(1)) - 1

@@ -24,12 +24,14 @@ def test_every_cell_has_a_shipped_config_of_its_name(name):
 @pytest.mark.parametrize(
     ("patterns", "count"),
     [
-        ([], 32),
-        (["*"], 32),
+        ([], 36),
+        (["*"], 36),
         (["RTS:*"], 8),
-        (["*:FCN:none"], 4),
+        (["*:FCN:none"], 5),
         (["E:CNN:TPS"], 1),
-        (["RTS:*", "*:CNN:Aff"], 11),
+        (["RTS:*", "*:CNN:Aff"], 12),
+        (["TC:*"], 4),
+        (["*:*:TPS"], 8),
         (["R:*", "R:*"], 8),
     ],
 )
@@ -42,6 +44,8 @@ def test_patterns_name_cells_once_in_the_papers_order(patterns, count):
 def test_pattern_that_names_nothing_is_told():
     with pytest.raises(ConfigError, match=r"--cells 'rts:\*' .*R:FCN:none"):
         cells_like(["R:*", "rts:*"], MNIST)
+    with pytest.raises(ConfigError, match=r"--cells 'TC:CNN:TPS' names no cell"):
+        cells_like(["TC:CNN:TPS"], MNIST)  # it has no published value
 
 
 def test_plan_is_every_cell_with_every_seed_the_cheap_ones_first():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import CPU
 
-from stn_train.data.distortions import DISTORTIONS, Warping, distort
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.evaluator import evaluate
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.tasks.examples import Examples
@@ -17,12 +17,12 @@ from stn_train.trainer.state import State
 
 @pytest.mark.parametrize("name", DISTORTIONS)
 def test_a_distortion_is_the_same_as_on_the_cpu(name, device, splits):
-    distortion = DISTORTIONS[name]()
-    assert isinstance(distortion, Warping)
-    parameters = distortion.draw(20, torch.Generator().manual_seed(0))
-    pixels = splits.test.pixels[:20]
-    there = distort(pixels.to(device), distortion, parameters).cpu()
-    torch.testing.assert_close(there, distort(pixels, distortion, parameters), rtol=0, atol=1e-3)
+    distortion, images = DISTORTIONS[name](), splits.test[:20]
+    draws = distortion.draws(images, torch.Generator().manual_seed(0))
+    here = distortion.apply(images, slice(None), draws)
+    moved = tuple(draw.to(device) for draw in draws)
+    there = distortion.apply(images.to(device), slice(None), moved).cpu()
+    torch.testing.assert_close(there, here, rtol=0, atol=1e-3)
 
 
 def test_examples_have_the_same_hash_as_on_the_cpu(device, tiny, splits):
