@@ -646,7 +646,10 @@ def test_malformed_override_is_told_with_the_right_form(problems, override):
         ("train.epoch=3", "unknown key train.epoch (did you mean epochs?)"),
         ("train.learning_rate=fast", "train.learning_rate is 'fast'; it must be a number"),
         ("train.learning_rate=nan", "train.learning_rate is 'nan'; it must be a number"),
-        ("distortion=RST", "distortion is 'RST'; it can be R, RTS, P, E, none (did you mean RTS?)"),
+        (
+            "distortion=RST",
+            "distortion is 'RST'; it can be R, RTS, P, E, T, TC, none (did you mean RTS?)",
+        ),
         ("distort.max_shift=3.0", "unknown key distort.max_shift (did you mean max_shift_px?)"),
         ("distort=3", "distort is 3; it must be a section of `key: value` lines"),
         ("distort.canvas_px=27", "distort.canvas_px is 27; "),

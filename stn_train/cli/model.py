@@ -58,7 +58,7 @@ def run_eval(
         ),
     ] = None,
     distortion: Annotated[
-        str | None, typer.Option(help="Test on another distortion: R, RTS, P, E or none.")
+        str | None, typer.Option(help="Test on another distortion: R, RTS, P, E, T, TC or none.")
     ] = None,
     device: DeviceOption = Device.auto,
     data_dir: DataDirOption = None,

@@ -52,7 +52,10 @@ run_table = typer.Typer(
 def run_cells(
     cells: Annotated[
         list[str] | None,
-        typer.Option(help="DISTORTION:BACKBONE:TRANSFORM with *; may be repeated. Default: all."),
+        typer.Option(
+            help="DISTORTION:BACKBONE:TRANSFORM with *; may be repeated. Default: all that have "
+            "a published value."
+        ),
     ] = None,
     seeds: Annotated[
         str, typer.Option(help="Seeds 1 to this, or a range such as 4-6.", metavar="N|N-M")

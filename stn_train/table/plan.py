@@ -32,19 +32,19 @@ class Job(NamedTuple):
 def cells_like(patterns: Sequence[str], table: PaperTable) -> list[Cell]:
     """The cells that match patterns such as RTS:*, *:FCN:none or E:CNN:TPS; all without a pattern.
 
-    Only those with a published value.
-
-    Raises ConfigError for a pattern that matches none.
+    A cell without a published value is found by its whole name alone. Raises ConfigError for a
+    pattern that names no cell.
     """
     found: set[Cell] = set()
     for pattern in patterns or ["*"]:
         matches = {cell for cell in table.cells if fnmatchcase(str(cell), pattern)}
+        matches |= {cell for cell in table.values if str(cell) == pattern}
         if not matches:
             first, last = table.cells[0], table.cells[-1]
             example = f"{first}, {last}; {first.distortion}:* is all of a distortion"
             raise ConfigError([f"--cells {pattern!r} names no cell; a cell is like {example}"])
         found |= matches
-    return [cell for cell in table.cells if cell in found]
+    return [cell for cell in table.values if cell in found]
 
 
 def jobs_for(

@@ -32,20 +32,22 @@ def test_every_cell_has_a_shipped_config_of_its_name(name):
         (["RTS:*", "*:CNN:Aff"], 12),
         (["TC:*"], 4),
         (["*:*:TPS"], 8),
+        (["TC:CNN:TPS"], 1),  # it has no published value
+        (["TC:CNN:TPS", "TC:*"], 5),
         (["R:*", "R:*"], 8),
     ],
 )
 def test_patterns_name_cells_once_in_the_papers_order(patterns, count):
     cells = cells_like(patterns, MNIST)
     assert len(cells) == count
-    assert cells == [cell for cell in MNIST.cells if cell in cells]
+    assert cells == [cell for cell in MNIST.values if cell in cells]
 
 
 def test_pattern_that_names_nothing_is_told():
     with pytest.raises(ConfigError, match=r"--cells 'rts:\*' .*R:FCN:none"):
         cells_like(["R:*", "rts:*"], MNIST)
-    with pytest.raises(ConfigError, match=r"--cells 'TC:CNN:TPS' names no cell"):
-        cells_like(["TC:CNN:TPS"], MNIST)  # it has no published value
+    with pytest.raises(ConfigError, match=r"--cells 'TC:\*:TPS' names no cell"):
+        cells_like(["TC:*:TPS"], MNIST)  # they have no published value
 
 
 def test_plan_is_every_cell_with_every_seed_the_cheap_ones_first():
@@ -56,6 +58,15 @@ def test_plan_is_every_cell_with_every_seed_the_cheap_ones_first():
     for job in jobs:
         assert job.name == f"{job.config.cell.file_name}-seed{job.config.seed}"
         assert job.config.train.epochs == 7
+
+
+def test_a_cell_without_a_published_value_starts_from_another_config():
+    (job,) = jobs_for(MNIST, cells_like(["TC:FCN:TPS"], MNIST), [1], [])
+    assert job.name == "tc_tps_fcn-seed1"
+    assert job.config.cell == ("TC", "FCN", "TPS")
+    cell = Cell("TC", "FCN", "Aff")
+    shipped = shipped_config(MNIST, cell)
+    assert (job.config.model, job.config.train) == (shipped.model, shipped.train)
 
 
 def test_plan_of_the_papers_recipe():
