@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -23,6 +23,7 @@ from stn_train.data.distortions import DISTORTIONS, Clutter, Translation, Warpin
 from stn_train.data.mnist import load_mnist
 from stn_train.data.sources import DataSettings, load_splits
 from stn_train.geometry.transforms import TRANSFORMS
+from stn_train.models.placements import Placement
 from stn_train.runs.result import Result
 from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
@@ -48,12 +49,13 @@ SHIPPED = ROOT / "stn_train" / "results"
 RESULTS = ROOT / "scripts" / "results"
 """All others, and speed.json, the output of scripts/benchmark.py --json."""
 
-MNIST = PAPER_TABLES["mnist"]
+MNIST, ADDITION = PAPER_TABLES["mnist"], PAPER_TABLES["addition"]
 
 
 def results_file(name: str) -> Path:
     """Where the results gathered under a name are kept, one a line."""
-    return (SHIPPED if name == "default" else RESULTS) / f"{name}.jsonl"
+    shipped = {table.results for table in PAPER_TABLES.values()}
+    return (SHIPPED if name in shipped else RESULTS) / f"{name}.jsonl"
 
 
 def collected(name: str) -> list[dict[str, Any]]:
@@ -97,6 +99,17 @@ def cells_table() -> str:
     """Every cell of the default recipe, in Markdown."""
     results = results_of("default")
     return f"{markdown_lines(details(results, MNIST))}\n{circumstances(results)}\n"
+
+
+def addition_table() -> str:
+    """Every cell of the addition of two digits, in Markdown."""
+    results = results_of(ADDITION.results)
+    missing = [cell for cell in ADDITION.cells if cell not in {each.cell for each in results}]
+    parts = [markdown_lines(details(results, ADDITION))] if results else []
+    parts += [f"{circumstances(results)}\n"] if results else []
+    if missing:
+        parts.append(f"Not measured yet: {', '.join(cell.model for cell in missing)}.\n")
+    return "\n".join(parts)
 
 
 def calibration_table() -> str:
@@ -427,6 +440,10 @@ def plug_in_tables() -> Iterator[str]:
                 values = [default, paper] if by_recipe else [default]
                 lines.append(setting_line(f"{key}.{name}.", kind, field, *values))
             yield f"With `{yaml_form(key, name)}`:\n\n{markdown_lines(lines)}"
+    lines = [("key", "default", "allowed", "meaning")]
+    for field in Placement.model_fields:
+        lines.append(setting_line("transformers.PLACE.", Placement, field, Placement()))
+    yield f"At each place of `transformers: {{PLACE: {{...}}}}`:\n\n{markdown_lines(lines)}"
 
 
 def own_fields(kind: type[Settings]) -> list[str]:
@@ -435,8 +452,11 @@ def own_fields(kind: type[Settings]) -> list[str]:
 
 
 def choice_of(kind: type[Settings], name: str) -> Choice | None:
-    """What a field chooses from, if it is a choice."""
-    metadata = kind.model_fields[name].metadata
+    """What a field chooses from, if it is a choice, perhaps of null too."""
+    field = kind.model_fields[name]
+    metadata = list(field.metadata)
+    for part in get_args(field.annotation)[:1]:
+        metadata += getattr(part, "__metadata__", ())
     return next((each for each in metadata if isinstance(each, Choice)), None)
 
 
@@ -496,7 +516,9 @@ def setting_line(
             shown.append("required" if field.is_required() else written(field.default))
         else:
             value = each.model_dump(mode="json")[name]
-            shown.append(name_and_settings(value)[0] if choice is not None else written(value))
+            if choice is not None and value is not None:
+                value = name_and_settings(value)[0]
+            shown.append(written(value))
     if choice is not None:
         can_be = ", ".join(choice.names())
     else:
@@ -530,9 +552,12 @@ WITHOUT_BOUND = 1e18
 
 
 def written(value: Any) -> str:
-    """A setting's value as it is written in a config, floats shortened."""
+    """A setting's value as a config has it: floats shortened, null left out of sections."""
     if isinstance(value, list):
         return f"[{', '.join(map(written, value))}]"
+    if isinstance(value, dict):
+        given = (f"{key}: {written(each)}" for key, each in value.items() if each is not None)
+        return f"{{{', '.join(given)}}}"
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value).strip('"')
 
 
@@ -557,6 +582,7 @@ TABLES = {
     "flags": ("docs/reference.md", flags_table),
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
+    "addition": ("docs/experiments.md", addition_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
     "families": ("docs/transforms.md", families_table),

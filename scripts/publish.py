@@ -4,9 +4,9 @@ python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> NAME
 python scripts/publish.py write                 results -> tables in README and docs, heads of
                                                 the configs
 
-default.jsonl lies in stn_train/results, since the program reads it; the others in scripts/results,
-beside speed.json (the output of scripts/benchmark.py --json) and what scripts/time_to_result.py and
-scripts/numerics.py measured.
+default.jsonl and addition.jsonl lie in stn_train/results, since the program reads them; the others
+in scripts/results, beside speed.json (the output of scripts/benchmark.py --json) and what
+scripts/time_to_result.py and scripts/numerics.py measured.
 """
 
 import json
@@ -16,11 +16,11 @@ from statistics import mean
 from typing import Annotated, Any
 
 import typer
+import yaml
 from document_tables import (
     CHARTS,
     FAMILIES_ON,
     FAMILIES_SEED,
-    MNIST,
     ROOT,
     TABLES,
     collected,
@@ -28,10 +28,14 @@ from document_tables import (
     results_of,
 )
 
-from stn_train.config import Cell, Config, changed_settings
-from stn_train.config_file import load_config
+from stn_train.config import Cell, Config, changed_settings, experiment_title
+from stn_train.config_errors import Source
+from stn_train.config_file import apply_overrides, load_config
 from stn_train.errors import ConfigError, StnError
 from stn_train.runs.result import finished_runs
+from stn_train.table.paper import TABLES as PAPER_TABLES
+from stn_train.table.paper import PaperTable
+from stn_train.table.plan import shipped_config
 from stn_train.table.rows import table_rows
 from stn_train.visualiser.style import save
 
@@ -46,12 +50,17 @@ DESCRIPTIONS = {
     "TC": "digits placed at random on 60 x 60 px, among six pieces of others",
 }
 
+QUESTIONS = {"addition": "the sum of two digits, each in its channel; "}
+"""What is asked, where it is not the class of the image."""
+
 
 class Kind(StrEnum):
     """What a set of results is for."""
 
     default = "default"
-    """The table by the default recipe."""
+    """The paper's Table 1 by the default recipe."""
+    addition = "addition"
+    """The addition of two digits by the default recipe."""
     paper = "paper"
     """The table by the paper's recipe."""
     calibration = "calibration"
@@ -99,16 +108,27 @@ def collect(name: str, runs: list[Path]) -> None:
             raise ConfigError([f"{path}: the code was not committed"])
         del result["environment"]["command"]  # the config says it, without anybody's folders
         known[identity(result)] = result
-    place = {cell: number for number, cell in enumerate(MNIST.values)}
-    ordered = sorted(known, key=lambda key: (place.get(cell_of(known[key]), len(place)), key))
+    order = [(table.task, cell) for table in PAPER_TABLES.values() for cell in table.values]
+    place = {each: number for number, each in enumerate(order)}
+    ordered = sorted(known, key=lambda key: (place.get(row_of(known[key]), len(place)), key))
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
 
 
-def cell_of(result: dict[str, Any]) -> Cell:
-    """The cell that a result belongs to."""
-    return Cell(result["distortion"], result["backbone"], result["transform"])
+def row_of(result: dict[str, Any]) -> tuple[str, Cell]:
+    """The task and the cell of a result, whether they are in a table or not."""
+    config = Config.from_run(result["config"])
+    return config.task_name, config.cell
+
+
+def place_of(result: dict[str, Any]) -> tuple[PaperTable, Cell]:
+    """The table and the cell that a result belongs to; raises ConfigError if there are none."""
+    config = Config.from_run(result["config"])
+    for table in PAPER_TABLES.values():
+        if table.holds(config):
+            return table, config.cell
+    raise ConfigError([f"{config.title}: in no table"])
 
 
 def of_its_kind(name: str, result: dict[str, Any]) -> bool:
@@ -118,17 +138,21 @@ def of_its_kind(name: str, result: dict[str, Any]) -> bool:
     compared by the config of the affine one. Where runs vary by intention, every result is of its
     kind.
     """
-    cell, overrides = cell_of(result), [f"seed={result['seed']}"]
+    overrides = [f"seed={result['seed']}"]
     if name == Kind.families:
+        _, cell = row_of(result)
         if cell.distortion not in FAMILIES_ON or result["seed"] != FAMILIES_SEED:
             return False
         overrides.append(f"transform={cell.transform}")
-        cell = Cell(cell.distortion, "FCN", "Aff")
-    elif name in (Kind.default, Kind.paper):
-        overrides.append(f"recipe={name}")
+        shipped = load_config(f"{Cell(cell.distortion, 'FCN', 'Aff').file_name}.yaml", overrides)
+    elif name in (Kind.default, Kind.addition, Kind.paper):
+        recipe = "paper" if name == Kind.paper else "default"
+        table, cell = place_of(result)
+        if recipe == "default" and table.results != name:
+            return False
+        shipped = shipped_config(table, cell, [f"recipe={recipe}", *overrides])
     else:
         return True
-    shipped = load_config(f"{cell.file_name}.yaml", overrides)
     recorded = Config.from_run(result["config"])
     return not changed_settings(recorded.as_dict(), shipped.as_dict())
 
@@ -140,35 +164,45 @@ def identity(result: dict[str, Any]) -> str:
     return f"{result['seed']:09} {json.dumps(settings, sort_keys=True)}"
 
 
-def head(cell: Cell) -> str:
+def head(table: PaperTable, cell: Cell) -> str:
     """The comment that a cell's config opens with."""
+    title = experiment_title(cell, table.task, table.data)
     lines = [
-        f"{cell.title}: {DESCRIPTIONS[cell.distortion]}.",
-        f"Paper ({MNIST.in_text.get(cell.distortion, MNIST.place)}): "
-        f"{MNIST.published(cell)} % test error"
+        f"{title}: {QUESTIONS.get(table.task, '')}{DESCRIPTIONS[cell.distortion]}.",
+        f"Paper ({table.in_text.get(cell.distortion, table.place)}): "
+        f"{table.published(cell)} % test error"
         + ("." if cell.distortion == "R" else f"; it does not define {cell.distortion} in full."),
     ]
-    runs = [result for result in results_of("default") if result.cell == cell]
+    runs = [result for result in results_of(table.results) if result.cell == cell]
     if runs:
-        (row,), environment = table_rows(runs, MNIST), runs[0].environment
+        (row,), environment = table_rows(runs, table), runs[0].environment
         minutes = mean(run.train_seconds for run in runs) / 60
         seeds = ", ".join(str(run.seed) for run in runs)
         lines.append(
             f"Expect: {row.measured} % after {row.passes:g} passes ({minutes:.1f} min on an "
             f"{environment['hardware']}, threads: {environment['threads']}; seeds: {seeds})."
         )
-    lines.append(f"Command: stn-train --config {cell.file_name}.yaml")
+    lines.append(f"Command: stn-train --config {table.file_name(cell)}.yaml")
     return "".join(f"# {line}\n" for line in lines)
+
+
+def body(table: PaperTable, cell: Cell) -> str:
+    """What a cell's config says: what differs from the defaults."""
+    task = [] if table.task == "classification" else [f"task={table.task}"]
+    data = [] if table.data == "mnist" else [f"data.source={table.data}"]
+    settings: dict[str, Any] = {}
+    apply_overrides(settings, [*task, *data, *cell.overrides], Source("the cell"))
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 @app.command("write")
 def write() -> None:
     """Write the heads of the cells' configs, and the documents' tables and charts."""
-    for cell in MNIST.cells:
-        body = "".join(f"{key}: {value}\n" for key, value in cell._asdict().items())
-        path = CONFIGS / f"{cell.file_name}.yaml"
-        path.write_text(f"{head(cell)}\n{body}")
-        load_config(str(path))
+    for table in PAPER_TABLES.values():
+        for cell in table.cells:
+            path = CONFIGS / f"{table.file_name(cell)}.yaml"
+            path.write_text(f"{head(table, cell)}\n{body(table, cell)}")
+            load_config(str(path))
     for name, (document, part) in TABLES.items():
         path = ROOT / document
         text, begin, end = path.read_text(), BEGIN.format(name), END.format(name)

@@ -17,7 +17,16 @@ from stn_train.data.sources import SOURCES, DataSettings
 from stn_train.errors import ConfigError
 from stn_train.geometry.transforms import TRANSFORMS, Affine, Transform
 from stn_train.models.backbones import BACKBONES, Backbone, Convolutional
-from stn_train.models.network import Network, TransformerSettings, build_network
+from stn_train.models.network import Network, TransformerSettings, build_network, stands
+from stn_train.models.placements import (
+    FRONT,
+    ONE_IN_FRONT,
+    Placement,
+    arrangement,
+    file_name,
+    model_name,
+    overrides_for,
+)
 from stn_train.recipes import with_recipe
 from stn_train.settings import Settings, chosen, name_and_settings, name_of
 from stn_train.tasks import TASKS, Classification, Task
@@ -34,11 +43,12 @@ class Cell(NamedTuple):
     distortion: str
     backbone: str
     transform: str
+    """Of the only spatial transformer; of several the name of their arrangement, as 2xAff."""
 
     @property
     def model(self) -> str:
-        """The model as the paper's table names it: FCN, ST-CNN Aff."""
-        return self.backbone if self.transform == "none" else f"ST-{self.backbone} {self.transform}"
+        """The model as the paper's tables name it: FCN, ST-CNN Aff, 2xST-FCN Aff."""
+        return model_name(self.backbone, self.transform)
 
     @property
     def title(self) -> str:
@@ -50,10 +60,14 @@ class Cell(NamedTuple):
         """The name of its config and its runs: rts_affine, rts_affine_fcn, rts_cnn."""
         if self.transform == "none":
             return f"{self.distortion}_{self.backbone}".lower()
-        kind = TRANSFORMS.get(self.transform)
-        transform = kind.file_name if kind else self.transform.lower()
         suffix = "" if self.backbone == "CNN" else f"_{self.backbone.lower()}"
-        return f"{self.distortion.lower()}_{transform}{suffix}"
+        return f"{self.distortion.lower()}_{file_name(self.transform)}{suffix}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """What makes an experiment of any other cell one of this, as ``key=value``."""
+        chosen_names = [f"distortion={self.distortion}", f"backbone={self.backbone}"]
+        return chosen_names + overrides_for(self.transform)
 
     def __str__(self) -> str:
         """RTS:CNN:Aff, as the command line takes it."""
@@ -161,6 +175,9 @@ class Config(Settings):
     transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
     """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff, Proj,
     PiecewiseAffine or TPS; none for no spatial transformer; or `{name: {settings}}`."""
+    transformers: dict[str, Placement] = ONE_IN_FRONT
+    """Where spatial transformers stand, `{place: {settings}}`: front, or behind a stage of a CNN
+    (its convolution, pooling and ReLU): after_1, after_2. Unless given, there is one in front."""
     model: TransformerSettings = TransformerSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -190,6 +207,13 @@ class Config(Settings):
         except ValueError as error:
             raise PydanticCustomError("canvas_px", "{told}", {"told": str(error)}) from None
 
+    @field_validator("transformers", mode="before")
+    @classmethod
+    def _a_place_alone_is_enough(cls, transformers: Any) -> Any:
+        if not isinstance(transformers, dict):
+            return transformers
+        return {place: {} if own is None else own for place, own in transformers.items()}
+
     @field_validator("task", mode="after")
     @classmethod
     def _on_distorted_images(cls, task: Task, info: ValidationInfo) -> Task:
@@ -198,28 +222,35 @@ class Config(Settings):
     @model_validator(mode="after")
     def _networks_see_enough(self) -> Self:
         side_px = self.data.source.side_px
-        _, *sides = self.task.shape(ImageFormat((1, side_px, side_px), ()))
+        shape = self.task.shape(ImageFormat((1, side_px, side_px), ()))
+        _, *sides = shape
         try:
-            if self.transform is not None:
-                self.model.sizes(min(sides), side_px, self.backbone)
-            elif min(sides) < self.backbone.smallest_input:
+            in_front = self.transform is not None and FRONT in self.transformers
+            if not in_front and min(sides) < self.backbone.smallest_input:
                 least_px = self.backbone.smallest_input
                 raise ValueError(
                     f"distortion makes images of {min(sides)} px; the {self.cell.backbone} needs "
                     f"at least {least_px}: set a larger canvas_px"
                 )
+            stands(self.backbone, self.transform, self.model, shape, side_px, self.transformers)
         except ValueError as error:
             raise PydanticCustomError("sizes", "{told}", {"told": str(error)}) from None
         return self
 
     @property
     def cell(self) -> Cell:
-        """The names of distortion, backbone and transform."""
+        """The names of distortion, backbone and transform, or arrangement of transformers."""
         return Cell(
             name_of(DISTORTIONS, self.distortion),
             name_of(BACKBONES, self.backbone),
-            name_of(TRANSFORMS, self.transform),
+            arrangement(self.transformers, self.transform),
         )
+
+    @property
+    def has_one_in_front(self) -> bool:
+        """Whether the network has a single spatial transformer, and that in front."""
+        fronts = [(place, each.count) for place, each in self.transformers.items()]
+        return self.transform is not None and fronts == [(FRONT, 1)]
 
     @property
     def source_name(self) -> str:
@@ -249,6 +280,7 @@ class Config(Settings):
             self.task.shape(images),
             self.task.outputs(images),
             self.distortion.image_px,
+            self.transformers,
         )
 
     @classmethod

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from stn_train.config import REGISTRIES, Config, chosen_in, present_layout
 from stn_train.errors import ConfigError
+from stn_train.models.placements import Placement
 
 Key = tuple[str, ...]
 
@@ -137,6 +138,7 @@ WANTED = {
     "model_type": "a section of `key: value` lines",
     "model_attributes_type": "a section of `key: value` lines",
     "tuple_type": "a list, such as [64, 64]",
+    "dict_type": "a section of `key: value` lines",
 }
 """What a value must be, by the type of pydantic's error."""
 
@@ -163,6 +165,8 @@ def known_keys(section: Key, data: dict[str, Any]) -> list[str]:
     registry = REGISTRIES.get(section[:-1])
     if registry is not None:
         return list(registry[section[-1]].model_fields)
+    if section[:1] == ("transformers",):
+        return list(Placement.model_fields) if len(section) == 2 else []
     settings: BaseModel = DEFAULTS
     for name in section:
         settings = getattr(settings, name)

@@ -1,4 +1,4 @@
-"""Recipes: the settings a config starts from, one set for all experiments of a backbone.
+"""Recipes: the settings a config starts from, one set for all experiments of a task and a backbone.
 
 A config's own settings take precedence over its recipe, and the recipe over the fields' defaults.
 """
@@ -72,6 +72,19 @@ RECIPES: dict[str, dict[str, Sections]] = {
 }
 """recipe -> backbone -> section -> settings. The fields' own defaults are the paper's networks."""
 
+# Two channels of 42 px in, at most 400,000 weights in every network, as in A.1: "all networks
+# have the same number of parameters". One look finds no digits; two do.
+ADDITION_FCN: Sections = {
+    "backbone": {"hidden": 104, "localisation_hidden": 88},
+    "model": {"st_iterations": 2, "st_output_px": 21},
+}
+
+TASK_RECIPES: dict[str, dict[str, dict[str, Sections]]] = {
+    "addition": {"default": {"FCN": ADDITION_FCN}},
+}
+"""task -> recipe -> backbone -> section -> settings: what another task than classification takes
+otherwise."""
+
 DURATIONS = ("epochs", "steps")
 """Two ways to say how long to train: one takes the place of the other."""
 
@@ -83,9 +96,10 @@ def with_recipe(data: dict[str, Any]) -> dict[str, Any]:
     """
     try:
         backbone, own_backbone = name_and_settings(data.get("backbone", "CNN"))
+        task, _ = name_and_settings(data.get("task", "classification"))
     except ValueError:
         return data
-    sections = RECIPES.get(str(data.get("recipe", "default")), {}).get(str(backbone), {})
+    sections = sections_of(str(data.get("recipe", "default")), backbone, task)
     filled = dict(data)
     for name, settings in sections.items():
         own = own_backbone if name == "backbone" else data.get(name, {})
@@ -96,3 +110,12 @@ def with_recipe(data: dict[str, Any]) -> dict[str, Any]:
         merged = {**settings, **own}
         filled[name] = {backbone: merged} if name == "backbone" else merged
     return filled
+
+
+def sections_of(recipe: str, backbone: str, task: str) -> Sections:
+    """The settings of a recipe for a backbone and a task; none where there is no such recipe."""
+    sections = RECIPES.get(recipe, {}).get(str(backbone), {})
+    of_task = TASK_RECIPES.get(str(task), {}).get(recipe, {}).get(str(backbone), {})
+    return {
+        name: {**sections.get(name, {}), **of_task.get(name, {})} for name in sections | of_task
+    }

@@ -138,7 +138,7 @@ def test_all_that_is_registered_is_measured():
     assert {cell.backbone for cell in measured} == {*benchmark.BACKBONES}
 
 
-@pytest.mark.parametrize("name", TABLES["mnist"].columns)
+@pytest.mark.parametrize("name", ["R", "RTS", "P", "E"])
 def test_torchvision_peer_gives_images_of_the_same_size(name, splits):
     sample, label = benchmark.PerSample(splits.training, name)[0]
     side = benchmark.DISTORTIONS[name]().canvas_px

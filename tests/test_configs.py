@@ -20,9 +20,11 @@ MNIST = ImageFormat((1, 28, 28), tuple("0123456789"))
 NAMES = [path.name for path in shipped_configs()]
 TABLE = {cell: TABLES["mnist"].published(cell) for cell in TABLES["mnist"].cells}
 CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
+ADDITION = {f"{TABLES['addition'].file_name(c)}.yaml": c for c in TABLES["addition"].cells}
+DEEP = {"r_deep.yaml", "r_every_layer.yaml"}
 IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
 RELATIVES = {"r_dcn.yaml", "rts_dcn.yaml"}
-OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *IMAGES, *RELATIVES}
+OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *DEEP, *IMAGES, *RELATIVES}
 
 
 def lines(name: str) -> list[str]:
@@ -31,7 +33,8 @@ def lines(name: str) -> list[str]:
 
 def test_a_config_ships_for_every_cell_of_the_paper_and_a_few_more():
     assert len(CELLS) == len(TABLE) == 36
-    assert set(NAMES) == CELLS.keys() | OTHERS
+    assert len(ADDITION) == 8
+    assert set(NAMES) == CELLS.keys() | ADDITION.keys() | OTHERS
 
 
 def test_cells_of_the_paper_are_all_of_its_distortions_and_models():
@@ -83,6 +86,16 @@ def test_cell_is_what_its_name_says_and_says_only_what_differs(name):
     config = load_config(name)
     assert config.cell == CELLS[name]
     assert (config.source_name, config.recipe) == ("mnist", "default")
+
+
+@pytest.mark.parametrize("name", ADDITION)
+def test_addition_is_of_two_channels_with_at_most_400_000_weights(name):
+    config = load_config(name)
+    assert (config.task_name, config.cell) == ("addition", ADDITION[name])
+    assert (config.source_name, config.recipe) == ("mnist", "default")
+    assert config.task.shape(MNIST) == (2, 42, 42)
+    assert config.task.outputs(MNIST) == 19
+    assert parameter_count(config.build_network(MNIST)) <= 400_000
 
 
 @pytest.mark.parametrize("name", CELLS)

@@ -13,6 +13,7 @@ from stn_train.config import REGISTRIES, Config, TrainSettings
 from stn_train.config_errors import Source, check
 from stn_train.config_file import changed_config, load_config
 from stn_train.errors import ConfigError, DataError
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.recipes import RECIPES
 from stn_train.shipped_configs import shipped_configs
 
@@ -98,12 +99,20 @@ def test_any_values_make_a_config_or_an_error(changes):
         assert settled(again) == settled(config)
 
 
+def placements() -> st.SearchStrategy[dict[str, Any]]:
+    """Settings of the transformers in front that fit any backbone."""
+    return st.fixed_dictionaries(
+        {}, optional={"count": st.integers(1, 8), "transform": st.sampled_from([*TRANSFORMS])}
+    )
+
+
 @st.composite
 def good_changes(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
     """Settings that are all allowed."""
     choices: dict[tuple[str, ...], st.SearchStrategy[Any]] = {
         **{key: st.sampled_from(choosable(key)) for key in REGISTRIES},
         ("recipe",): st.sampled_from([*RECIPES]),
+        ("transformers",): st.fixed_dictionaries({"front": st.none() | placements()}),
         ("seed",): st.integers(0, 2**63 - 1),
         ("data", "validation"): st.integers(0, 60_000),
         ("data", "test_digits"): st.none() | st.integers(1, 10_000),

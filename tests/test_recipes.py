@@ -6,7 +6,8 @@ import pytest
 
 from stn_train.config import Config
 from stn_train.models.backbones import BACKBONES
-from stn_train.recipes import DURATIONS, PAPER, RECIPES, with_recipe
+from stn_train.recipes import DURATIONS, PAPER, RECIPES, TASK_RECIPES, with_recipe
+from stn_train.tasks import TASKS
 
 EVERY_RECIPE = pytest.mark.parametrize("recipe", RECIPES)
 EVERY_BACKBONE = pytest.mark.parametrize("backbone", BACKBONES)
@@ -24,6 +25,32 @@ def test_every_setting_of_a_recipe_reaches_the_config(recipe, backbone):
     for section, settings in RECIPES[recipe][backbone].items():
         reached = getattr(config, section).model_dump(mode="json")
         assert reached | settings == reached
+
+
+@pytest.mark.parametrize(
+    ("task", "recipe", "backbone"),
+    [
+        (task, recipe, backbone)
+        for task, recipes in TASK_RECIPES.items()
+        for recipe, backbones in recipes.items()
+        for backbone in backbones
+    ],
+)
+def test_a_task_sets_some_things_otherwise_and_takes_the_rest_from_the_backbones_recipe(
+    task, recipe, backbone
+):
+    assert (task in TASKS, recipe in RECIPES, backbone in BACKBONES) == (True, True, True)
+    config = Config(recipe=recipe, backbone=backbone, task=task)
+    same = Config(recipe=recipe, backbone=backbone, task={task: {}})
+    assert (same.backbone, same.model, same.train) == (config.backbone, config.model, config.train)
+    other = TASK_RECIPES[task][recipe][backbone]
+    for section in {*RECIPES[recipe][backbone], *other}:
+        reached = getattr(config, section).model_dump(mode="json")
+        expected = RECIPES[recipe][backbone].get(section, {}) | other.get(section, {})
+        assert reached | expected == reached
+    own = Config(recipe=recipe, backbone=backbone, task=task, model={"st_iterations": 7})
+    assert own.model.st_iterations == 7
+    assert Config(recipe=recipe, backbone=backbone).model != config.model
 
 
 @EVERY_BACKBONE

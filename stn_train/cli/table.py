@@ -180,7 +180,8 @@ def show_table(
 
     if as_json + as_markdown + as_csv + (png is not None) > 1:
         raise ConfigError(["give one of --json, --markdown, --csv and --png"])
-    table, results = table_named(table_name), results_of(runs)
+    table = table_named(table_name)
+    results = results_of(runs, table)
     rows = table_rows(results, table)
     held = [result for result in results if table.holds(result)]
     if png is not None:
@@ -219,7 +220,7 @@ def compare_runs(
 
     table = table_named(table_name)
     results_a, results_b = (
-        results_of(None if str(runs) == "reference" else runs) for runs in (runs_a, runs_b)
+        results_of(None if str(runs) == "reference" else runs, table) for runs in (runs_a, runs_b)
     )
     pairs = pair(results_a, results_b, table)
     comparisons = [compare(*each) for each in pairs.matched]
@@ -263,14 +264,14 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda stream: stream.write(page))
     typer.echo(f"report      {out}, {len(page) / 1e6:.1f} MB")
-    name_outside(results_of(runs), table, err=False)
+    name_outside(results_of(runs, table), table, err=False)
 
 
-def results_of(runs: Path | None) -> "list[Result]":
+def results_of(runs: Path | None, table: "PaperTable") -> "list[Result]":
     """The results of a run or a folder of runs; without one, those that ship with the program."""
     from stn_train.runs.result import reference_results, results_in
 
-    return reference_results() if runs is None else results_in(runs)
+    return reference_results(table.results) if runs is None else results_in(runs)
 
 
 def name_outside(results: "Sequence[Result]", table: "PaperTable", err: bool) -> None:

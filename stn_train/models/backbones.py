@@ -6,7 +6,8 @@ To add one: write a `Backbone` and name it in BACKBONES. Its fields become confi
 """
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -39,6 +40,89 @@ class Backbone(Settings, ABC):
     @abstractmethod
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
         """A network from maps of this shape to features (B, features), and how many these are."""
+
+
+class Stage(NamedTuple):
+    """A convolution of a classifier with its pooling by 2 and its ReLU.
+
+    ReLU follows the pooling: the result is the same, on a quarter of the values.
+    """
+
+    filters: int
+    kernel: int
+    rounds_up: bool = True
+    """Whether pooling keeps the last row of an odd number of rows."""
+    dropout: bool = False
+    """Whether whole maps are dropped before the pooling."""
+    deformable: bool = False
+    """Whether the convolution predicts where its taps read."""
+
+    def layers(self, channels: int) -> list[nn.Module]:
+        """The layers, for maps of so many channels."""
+        dropout = [nn.Dropout2d()] if self.dropout else []
+        pooling = MaxPooling() if self.rounds_up else nn.MaxPool2d(2)
+        kind = DeformableConvolution if self.deformable else Convolution
+        return [kind(channels, self.filters, self.kernel), *dropout, pooling, nn.ReLU()]
+
+    def output(self, shape: Shape) -> Shape:
+        """The shape of the maps that it makes of maps of a shape."""
+        height, width = ((side - self.kernel + 1 + self.rounds_up) // 2 for side in shape[1:])
+        return self.filters, height, width
+
+    def least_input(self, output: int) -> int:
+        """The smallest side of a map of which an output of a side is left."""
+        return 2 * output - self.rounds_up + self.kernel - 1
+
+
+def least_input(stages: Sequence[Stage]) -> int:
+    """The smallest side of a map of which stages in a row leave a pixel."""
+    side = 1
+    for stage in reversed(stages):
+        side = stage.least_input(side)
+    return side
+
+
+class StagedBackbone(Backbone):
+    """A backbone whose classifier begins with convolutional stages.
+
+    A spatial transformer can stand behind each of them, for all that follow see maps.
+    """
+
+    stage_localisation_hidden: ClassVar[int] = 32
+    """Units in both layers of the localisation network of a transformer behind a stage."""
+
+    @property
+    @abstractmethod
+    def stages(self) -> Sequence[Stage]:
+        """The first layers of the classifier, in order."""
+
+    @abstractmethod
+    def head(self, shape: Shape, outputs: int) -> list[nn.Module]:
+        """The layers behind the stages, for maps of a shape; the last is an `OutputLayer`."""
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for stage in self.stages:
+            layers += stage.layers(shape[0])
+            shape = stage.output(shape)
+        return nn.Sequential(*layers, *self.head(shape, outputs))
+
+    def stage_localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        """A network from the maps of a stage to features (B, features), and how many these are.
+
+        Two fully connected layers of 32 units, as between the layers of the paper's network for
+        house numbers (section 4.2).
+        """
+        width = self.stage_localisation_hidden
+        layers = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(pixels_of(shape), width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+        )
+        return layers, width
 
 
 class FullyConnected(Backbone):
@@ -78,12 +162,11 @@ class FullyConnected(Backbone):
         return layers, width
 
 
-class Convolutional(Backbone):
+class Convolutional(StagedBackbone):
     """CNN: 9x9 and 7x7 convolutions, each max-pooled by 2; localisation by two of 5x5 (A.4).
 
     Pooling rounds up, so that the 21 px which average pooling leaves of a 42 px image still
-    have a pixel after the second convolution. ReLU follows the pooling: the result is the
-    same, on a quarter of the values.
+    have a pixel after the second convolution.
     """
 
     smallest_input: ClassVar[int] = 21
@@ -99,22 +182,19 @@ class Convolutional(Backbone):
     localisation_features: Width = 20
     """Units in the fully connected layer of the localisation network (A.4)."""
 
+    @property
     @override
-    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
-        channels, *sides = shape
+    def stages(self) -> Sequence[Stage]:
         first, second = self.filters
-        rows, columns = (half_up(half_up(side - 8) - 6) for side in sides)
-        return nn.Sequential(
-            Convolution(channels, first, 9),
-            MaxPooling(),
-            nn.ReLU(),
-            Convolution(first, second, 7),
-            MaxPooling(),
-            nn.ReLU(),
+        return Stage(first, 9), Stage(second, 7)
+
+    @override
+    def head(self, shape: Shape, outputs: int) -> list[nn.Module]:
+        return [
             nn.Flatten(),
             nn.Dropout(self.dropout),
-            OutputLayer(second * rows * columns, outputs),
-        )
+            OutputLayer(pixels_of(shape), outputs),
+        ]
 
     @override
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
@@ -145,28 +225,15 @@ class Deformable(Convolutional):
     filters: Annotated[tuple[Width, Width], Field(strict=False)] = (48, 96)
     """Filters of the 9x9 convolution, and of each deformable one."""
 
+    @property
     @override
-    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
-        channels, *sides = shape
+    def stages(self) -> Sequence[Stage]:
         first, second = self.filters
-        rows, columns = (half_up(half_up(half_up(side - 8) - 2) - 2) for side in sides)
-        return nn.Sequential(
-            Convolution(channels, first, 9),
-            MaxPooling(),
-            nn.ReLU(),
-            DeformableConvolution(first, second, 3),
-            MaxPooling(),
-            nn.ReLU(),
-            DeformableConvolution(second, second, 3),
-            MaxPooling(),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Dropout(self.dropout),
-            OutputLayer(second * rows * columns, outputs),
-        )
+        deformable = Stage(second, 3, deformable=True)
+        return Stage(first, 9), deformable, deformable
 
 
-class Tutorial(Backbone):
+class Tutorial(StagedBackbone):
     """tutorial: the small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
 
     https://docs.pytorch.org/tutorials/intermediate/spatial_transformer_tutorial.html
@@ -175,24 +242,20 @@ class Tutorial(Backbone):
     smallest_input: ClassVar[int] = 16
     smallest_localisation_input: ClassVar[int] = 18
 
+    @property
     @override
-    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
-        channels, *sides = shape
-        rows, columns = (((side - 4) // 2 - 4) // 2 for side in sides)
-        return nn.Sequential(
-            Convolution(channels, 10, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            Convolution(10, 20, 5),
-            nn.Dropout2d(),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
+    def stages(self) -> Sequence[Stage]:
+        return Stage(10, 5, rounds_up=False), Stage(20, 5, rounds_up=False, dropout=True)
+
+    @override
+    def head(self, shape: Shape, outputs: int) -> list[nn.Module]:
+        return [
             nn.Flatten(),
-            nn.Linear(20 * rows * columns, 50),
+            nn.Linear(pixels_of(shape), 50),
             nn.ReLU(),
             nn.Dropout(),
             OutputLayer(50, outputs),
-        )
+        ]
 
     @override
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:

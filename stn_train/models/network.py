@@ -3,6 +3,8 @@
 Legend: B batch, C channels, H height, W width, S side in pixels.
 """
 
+import itertools
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -11,8 +13,17 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from stn_train.data.images import Shape
+from stn_train.geometry.plane import Kernel
 from stn_train.geometry.transforms import Transform
-from stn_train.models.backbones import Backbone
+from stn_train.models.backbones import Backbone, StagedBackbone, least_input
+from stn_train.models.placements import (
+    FRONT,
+    ONE_IN_FRONT,
+    Placement,
+    Placements,
+    after,
+    refuse_unknown,
+)
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer, Warp
 from stn_train.settings import Settings
 
@@ -82,7 +93,7 @@ def keep_warp(
 
 
 class TransformerSettings(Settings):
-    """How the spatial transformer is placed between the image and the classifier."""
+    """How a spatial transformer between the image and the classifier works."""
 
     st_iterations: Annotated[int, Field(ge=1, le=8)] = 1
     """How often the localisation network runs: from the second time on it sees the image as warped
@@ -115,27 +126,39 @@ class TransformerSettings(Settings):
             raise PydanticCustomError("no_gradient", "{told}", {"told": told})
         return sampling
 
-    def sizes(self, input_px: int, image_px: int, backbone: Backbone) -> "Sizes":
+    def sizes(
+        self, input_px: int, image_px: int, backbone: Backbone, own: Placement | None = None
+    ) -> "Sizes":
         """The sizes in pixels for inputs of a side, with images of another side in them.
 
-        Raises ValueError, naming the setting, where the backbone's networks see too little.
+        own: settings of the transformers in front that take precedence. Raises ValueError, naming
+        the setting, where the backbone's networks see too little.
         """
-        pool = self.st_pool or (2 if input_px > image_px else 1)
-        output_px = self.st_output_px or pool * image_px
-        localisation_pool = self.localisation_pool or backbone.default_localisation_pool
+        own = own or Placement()
+        pool = own.st_pool or self.st_pool or (2 if input_px > image_px else 1)
+        output_px = own.st_output_px or self.st_output_px or pool * image_px
+        localisation_pool = (
+            own.localisation_pool or self.localisation_pool or backbone.default_localisation_pool
+        )
         least_px = backbone.smallest_input
         if output_px % pool or output_px // pool < least_px:
             raise ValueError(
-                f"model.st_output_px is {output_px}; with the pooling by {pool} it must be a "
-                f"multiple of {pool}, at least {least_px * pool}"
+                f"{section_of('st_output_px', own)}.st_output_px is {output_px}; with the pooling "
+                f"by {pool} it must be a multiple of {pool}, at least {least_px * pool}"
             )
         least_px = backbone.smallest_localisation_input
         if input_px // localisation_pool < least_px:
             raise ValueError(
-                f"model.localisation_pool is {localisation_pool}; of {input_px} px that leaves the "
-                f"localisation network fewer than the {least_px} px it needs"
+                f"{section_of('localisation_pool', own)}.localisation_pool is {localisation_pool}; "
+                f"of {input_px} px that leaves the localisation network fewer than the {least_px} "
+                "px it needs"
             )
         return Sizes(pool, output_px, localisation_pool)
+
+
+def section_of(key: str, own: Placement) -> str:
+    """The section of the config that decides a setting of the transformers in front."""
+    return "model" if getattr(own, key) is None else f"transformers.{FRONT}"
 
 
 class Sizes(NamedTuple):
@@ -146,6 +169,148 @@ class Sizes(NamedTuple):
     localisation_pool: int
 
 
+class Stand(NamedTuple):
+    """The spatial transformers at a place of a network, everything about them settled."""
+
+    place: str
+    parallel: int
+    """How many; their outputs are concatenated."""
+    transform: Transform
+    iterations: int
+    input: Shape
+    """(C, H, W) of what they warp."""
+    output: tuple[int, int]
+    """(H', W') of what each of them samples."""
+    pool: int
+    """Average pooling of their outputs."""
+    localisation_pool: int
+    sampling: Kernel
+
+    @property
+    def seen(self) -> Shape:
+        """(C, H, W) of what the layer behind them sees."""
+        height, width = self.output
+        return self.parallel * self.input[0], height // self.pool, width // self.pool
+
+    @property
+    def looked_at(self) -> Shape:
+        """(C, H, W) of what a localisation network sees."""
+        channels, height, width = self.input
+        return channels, height // self.localisation_pool, width // self.localisation_pool
+
+    def modules(
+        self, localisation: Callable[[Shape], tuple[nn.Module, int]]
+    ) -> dict[str, nn.Module]:
+        """The modules at this place by name, each localisation network with fresh weights."""
+        made = [
+            SpatialTransformer(
+                *localisation(self.looked_at),
+                self.transform.build(),
+                self.output,
+                self.iterations,
+                self.localisation_pool,
+                self.sampling,
+            )
+            for _ in range(self.parallel)
+        ]
+        number = self.place.removeprefix(FRONT).removeprefix("after")  # nothing, _1, _2, ...
+        modules: dict[str, nn.Module] = {
+            f"transformer{number}": made[0] if self.parallel == 1 else ParallelTransformers(*made)
+        }
+        return modules | ({f"pool{number}": nn.AvgPool2d(self.pool)} if self.pool > 1 else {})
+
+
+def stands(
+    backbone: Backbone,
+    transform: Transform | None,
+    settings: TransformerSettings,
+    shape: Shape,
+    image_px: int,
+    placements: Placements = ONE_IN_FRONT,
+) -> dict[str, Stand]:
+    """The spatial transformers of a network by place, in order.
+
+    The arguments are those of `build_network`. Raises ValueError, naming the key of the config, for
+    a place that there is not, and where something would see too little.
+    """
+    stages = backbone.stages if isinstance(backbone, StagedBackbone) else ()
+    refuse_unknown(placements, [FRONT, *(after(number + 1) for number in range(len(stages)))])
+    found: dict[str, Stand] = {}
+    if transform is None:
+        return found
+    if FRONT in placements:
+        found[FRONT] = in_front(backbone, transform, settings, shape, image_px, placements[FRONT])
+        shape = found[FRONT].seen
+    for number, stage in enumerate(stages, start=1):
+        shape, place = stage.output(shape), after(number)
+        if place in placements:
+            own, least_px = placements[place], least_input(stages[number:])
+            found[place] = behind(place, transform, settings, shape, own, least_px)
+            shape = found[place].seen
+    return found
+
+
+def in_front(
+    backbone: Backbone,
+    transform: Transform,
+    settings: TransformerSettings,
+    shape: Shape,
+    image_px: int,
+    own: Placement,
+) -> Stand:
+    """The spatial transformers in front; raises ValueError as `TransformerSettings.sizes` does."""
+    pool, side, localisation_pool = settings.sizes(min(shape[1:]), image_px, backbone, own)
+    return Stand(
+        FRONT,
+        own.count,
+        own.transform or transform,
+        own.st_iterations or settings.st_iterations,
+        shape,
+        (side, side),
+        pool,
+        localisation_pool,
+        settings.sampling,
+    )
+
+
+def behind(
+    place: str,
+    transform: Transform,
+    settings: TransformerSettings,
+    shape: Shape,
+    own: Placement,
+    least_px: int,
+) -> Stand:
+    """The spatial transformers behind a stage whose maps have a shape.
+
+    least_px: the smallest side that the layers behind them need. Raises ValueError, naming the key,
+    if they would see less, or the localisation network nothing.
+    """
+    _, height, width = shape
+    pool, side, localisation_pool = own.st_pool or 1, own.st_output_px, own.localisation_pool or 1
+    if side and (side % pool or side // pool < least_px):
+        raise ValueError(
+            f"transformers.{place}.st_output_px is {side}; with the pooling by {pool} it must be a "
+            f"multiple of {pool}, at least {least_px * pool}"
+        )
+    if min(height, width) < localisation_pool:
+        raise ValueError(
+            f"transformers.{place}.localisation_pool is {localisation_pool}; the maps there have "
+            f"only {height} x {width} px"
+        )
+    return Stand(
+        place,
+        own.count,
+        own.transform or transform,
+        own.st_iterations or settings.st_iterations,
+        shape,
+        (side, side) if side else (pool * height, pool * width),
+        pool,
+        localisation_pool,
+        settings.sampling,
+    )
+
+
 def build_network(
     backbone: Backbone,
     transform: Transform | None,
@@ -153,38 +318,51 @@ def build_network(
     shape: Shape,
     outputs: int,
     image_px: int,
+    placements: Placements = ONE_IN_FRONT,
 ) -> Network:
     """A network with fresh weights from torch's global generator.
 
-    transform: of the spatial transformer in front; None for none. shape: (C, H, W) of an input.
-    image_px: side of the undistorted image.
+    transform: of the spatial transformers; None for none. shape: (C, H, W) of an input. image_px:
+    side of the undistorted image. placements: where the transformers stand. Raises ValueError as
+    `stands` does.
     """
-    network = Network()
-    if transform is None:
-        network.add_module("classifier", backbone.classifier(shape, outputs))
-        return network
-    channels, height, width = shape
-    pool, output_px, localisation_pool = settings.sizes(min(height, width), image_px, backbone)
+    standing = stands(backbone, transform, settings, shape, image_px, placements)
+    front = standing.pop(FRONT, None)
     # The classifier draws its weights first, though it comes last: a seed gives the same network
     # as ever.
-    seen = (channels, output_px // pool, output_px // pool)
-    classifier = backbone.classifier(seen, outputs)
-    looked_at = (channels, height // localisation_pool, width // localisation_pool)
-    localisation, features = backbone.localisation(looked_at)
-    transformer = SpatialTransformer(
-        localisation,
-        features,
-        transform.build(),
-        (output_px, output_px),
-        settings.st_iterations,
-        localisation_pool,
-        settings.sampling,
-    )
-    network.add_module("transformer", transformer)
-    if pool > 1:
-        network.add_module("pool", nn.AvgPool2d(pool))
+    seen = shape if front is None else front.seen
+    if isinstance(backbone, StagedBackbone) and standing:
+        classifier: nn.Module = classifier_around(backbone, standing, seen, outputs)
+    else:
+        classifier = backbone.classifier(seen, outputs)
+    network = Network()
+    for name, module in (front.modules(backbone.localisation) if front else {}).items():
+        network.add_module(name, module)
     network.add_module("classifier", classifier)
     return network
+
+
+def classifier_around(
+    backbone: StagedBackbone, standing: Mapping[str, Stand], shape: Shape, outputs: int
+) -> nn.Sequential:
+    """A classifier with spatial transformers behind some of its stages.
+
+    Its own layers have the names that they have without them.
+    """
+    parts = []
+    for number, stage in enumerate(backbone.stages, start=1):
+        parts.append(stage.layers(shape[0]))
+        stand = standing.get(after(number))
+        shape = stage.output(shape) if stand is None else stand.seen
+    parts.append(backbone.head(shape, outputs))
+    classifier, names = nn.Sequential(), map(str, itertools.count())
+    for number, layers in enumerate(parts, start=1):
+        for layer in layers:
+            classifier.add_module(next(names), layer)
+        stand = standing.get(after(number))
+        for name, module in stand.modules(backbone.stage_localisation).items() if stand else ():
+            classifier.add_module(name, module)
+    return classifier
 
 
 def parameter_count(module: nn.Module) -> int:

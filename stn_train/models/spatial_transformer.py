@@ -83,13 +83,20 @@ class SpatialTransformer(nn.Module):
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """The warped maps: (B, C, H, W) -> (B, C, H', W')."""
-        return self.warp(maps).output
+    def forward(self, maps: Tensor, small: Tensor | None = None) -> Tensor:
+        """The warped maps: (B, C, H, W) -> (B, C, H', W').
 
-    def warp(self, maps: Tensor) -> Warp:
+        small: the maps as `pooled` makes them, where somebody has them already.
+        """
+        return self.warp(maps, small).output
+
+    def pooled(self, maps: Tensor) -> Tensor:
+        """The maps as the localisation network sees them at first."""
+        return maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
+
+    def warp(self, maps: Tensor, small: Tensor | None = None) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
-        small = maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
+        small = self.pooled(maps) if small is None else small
         theta = self.localise(small)
         for _ in range(self.iterations - 1):
             # Sampled from the whole map: where the transform zooms in, it shows more than `small`.
@@ -132,7 +139,15 @@ class ParallelTransformers(nn.ModuleList):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> the warped maps, one after another: (B, transformers * C, H', W')."""
-        return torch.cat([transformer(maps) for transformer in self], dim=1)
+        # Pooling takes a tenth of a step, so those that pool alike share it.
+        pooled: dict[int, Tensor] = {}
+        outputs = []
+        for transformer in self:
+            assert isinstance(transformer, SpatialTransformer)
+            if transformer.pool not in pooled:
+                pooled[transformer.pool] = transformer.pooled(maps)
+            outputs.append(transformer(maps, pooled[transformer.pool]))
+        return torch.cat(outputs, dim=1)
 
 
 def side_lengths(maps: Tensor) -> tuple[int, int]:

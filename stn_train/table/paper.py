@@ -58,11 +58,16 @@ class PaperTable:
     columns: tuple[str, ...]
     """Names of distortions."""
     rows: Mapping[tuple[str, str], tuple[float | None, ...]]
-    """For each model, a backbone and a transform, its values in the columns; None: not given."""
+    """For each model, a backbone and a transform or arrangement of transformers (2xAff), its values
+    in the columns; None: not given."""
     rounding: float
     """Half of the last digit given: a smaller difference may be none."""
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
+    prefix: str = ""
+    """What the names of its configs and runs begin with."""
+    results: str = "default"
+    """The set of our own results for it that ships with the program."""
 
     @property
     def source(self) -> str:
@@ -97,6 +102,10 @@ class PaperTable:
     def models(self) -> list[str]:
         """The rows' names, FCN or ST-CNN Aff for example."""
         return list(dict.fromkeys(cell.model for cell in self.values))
+
+    def file_name(self, cell: Cell) -> str:
+        """The name of a cell's config and of its runs."""
+        return f"{self.prefix}{cell.file_name}"
 
     def published(self, cell: Cell) -> float | None:
         """The published value of a cell, whatever ours was measured on: see `published_for`."""
@@ -135,6 +144,29 @@ TABLES = {
             rounding=0.05,
             # Which transform is not stated; we take the affine one, the paper's first.
             in_text={"TC": "text of section 4.1"},
+        ),
+        PaperTable(
+            name="addition",
+            title="Addition of two distorted digits",
+            paper="Jaderberg et al. 2015",
+            place="appendix A.1",
+            note="all networks of the same size",
+            task="addition",
+            data="mnist",
+            columns=("RTS",),
+            rows={
+                ("FCN", "none"): (47.7,),
+                ("CNN", "none"): (14.7,),
+                ("FCN", "Aff"): (22.6,),
+                ("FCN", "Proj"): (18.5,),
+                ("FCN", "TPS"): (19.1,),
+                ("FCN", "2xAff"): (9.0,),
+                ("FCN", "2xProj"): (5.9,),
+                ("FCN", "2xTPS"): (5.8,),
+            },
+            rounding=0.05,
+            prefix="addition_",
+            results="addition",
         ),
     ]
 }

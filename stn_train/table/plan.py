@@ -55,11 +55,12 @@ def jobs_for(
     Raises ConfigError for an override of a setting that identifies a run.
     """
     for override in overrides:
-        if override.partition("=")[0].strip() in DECIDED:
+        key, *_ = override.partition("=")[0].strip().split(".")
+        if key == "transformers" or override.partition("=")[0].strip() in DECIDED:
             raise ConfigError([f"--set {override}: --cells and --seeds decide that here"])
     jobs = [
         Job(
-            f"{cell.file_name}-seed{seed}",
+            f"{table.file_name(cell)}-seed{seed}",
             shipped_config(table, cell, [*overrides, f"seed={seed}"]),
         )
         for seed in seeds
@@ -79,9 +80,9 @@ def start_of(table: PaperTable, cell: Cell) -> tuple[str, list[str]]:
 
     They are none for the cells of the paper: each has a config of its own.
     """
-    name, own = f"{cell.file_name}.yaml", []
+    name, own = f"{table.file_name(cell)}.yaml", []
     if not (shipped_directory() / name).is_file():
-        name, own = ANY_CELL, [f"{key}={value}" for key, value in cell._asdict().items()]
+        name, own = ANY_CELL, cell.overrides
     shipped = load_config(str(shipped_directory() / name))
     own += [] if shipped.task_name == table.task else [f"task={table.task}"]
     own += [] if shipped.source_name == table.data else [f"data.source={table.data}"]

@@ -1,9 +1,13 @@
 """What a network is asked to do: its inputs, targets, loss and score."""
 
+from stn_train.tasks.addition import Addition
 from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.tasks.classification import Classification
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "addition": Addition,
+}
 """What `task` in a config can be."""
 
-__all__ = ["TASKS", "Batch", "Classification", "Measure", "Task"]
+__all__ = ["TASKS", "Addition", "Batch", "Classification", "Measure", "Task"]

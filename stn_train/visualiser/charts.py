@@ -254,8 +254,8 @@ PICTURES: dict[str, Callable[[Run, Images], Figure]] = {
 def pictures_of(config: Config) -> list[str]:
     """The names of the pictures that a run has.
 
-    Poses need a spatial transformer, and a distortion that is a map of the plane and all that is
-    drawn; the errors of classes need classes.
+    Poses need a single spatial transformer, in front, and a distortion that is a map of the plane
+    and all that is drawn; the errors of classes need classes.
     """
     pixels = torch.zeros(1, *ANY_IMAGES.shape, dtype=torch.uint8)
     any_image = Images(pixels, torch.zeros(1, dtype=torch.int64), ANY_IMAGES.classes)
@@ -263,6 +263,6 @@ def pictures_of(config: Config) -> list[str]:
         isinstance(config.distortion, Warping)
         and len(config.task.draw(any_image, torch.Generator())) == 1
     )
-    has_poses = config.transform is not None and warps_alone
+    has_poses = config.has_one_in_front and warps_alone
     has = {"poses": has_poses, "classes": bool(config.task.classes(ANY_IMAGES))}
     return [name for name in PICTURES if has.get(name, True)]

@@ -23,6 +23,9 @@ GRID_COLOURS = ("#3fd07f", "#ff9f40", "#58a6ff", "#f778ba", "#f2e05c", "#b392f0"
 OUTSIDE_COLOUR = "#30343a"
 """Behind an image, where a grid reaches beyond it."""
 
+TWO_CHANNELS = ((1.0, 0.45, 0.1), (0.0, 0.55, 0.9))
+"""Red, green and blue of each channel of an image that has two."""
+
 GRID_LINES = 8
 """Lines of the sampling grid each way; the transformer samples far more points between them."""
 
@@ -47,8 +50,11 @@ def pixels_of(image: Tensor, brightest: float = 1.0) -> Any:
     """An image (C, H, W) as matplotlib takes it.
 
     Three channels are colours (H, W, 3), as shares of ``brightest`` since matplotlib does not
-    scale those; of any other number of channels it is the mean (H, W).
+    scale those; of two, each has a colour of its own, and where both are bright it is white. Of
+    any other number of channels it is the mean (H, W).
     """
+    if len(image) == 2:
+        image = torch.einsum("chw,cr->rhw", image, torch.tensor(TWO_CHANNELS, dtype=image.dtype))
     if len(image) == 3:
         return (image / brightest).clamp(0, 1).permute(1, 2, 0).numpy()
     return (image[0] if len(image) == 1 else image.mean(0)).numpy()

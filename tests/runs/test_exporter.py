@@ -38,6 +38,11 @@ RUNS = {
     "FCN with Rigid, bicubic": {"transform": "Rigid", "model": {"sampling": "bicubic"}},
     "FCN": {"transform": "none"},
     "three channels": {"backbone": "CNN", "data": PICTURES, "images": COLOUR},
+    "several transformers": {
+        "task": "addition",
+        "backbone": "CNN",
+        "transformers": {"front": {"count": 2}, "after_1": {"transform": "Proj"}},
+    },
 }
 
 

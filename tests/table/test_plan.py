@@ -16,7 +16,7 @@ MNIST = TABLES["mnist"]
 @pytest.mark.parametrize("name", TABLES)
 def test_every_cell_has_a_shipped_config_of_its_name(name):
     shipped = {path.stem for path in shipped_configs()}
-    names = [cell.file_name for cell in TABLES[name].cells]
+    names = [TABLES[name].file_name(cell) for cell in TABLES[name].cells]
     assert len(set(names)) == len(TABLES[name].cells)
     assert set(names) <= shipped
 
@@ -82,7 +82,23 @@ def test_plan_of_another_table_is_on_its_data():
     assert clothes.holds(job.config)
 
 
-@pytest.mark.parametrize("key", ["distortion", "backbone", "transform", "seed"])
+def test_a_cell_without_a_config_of_its_own_starts_from_any_other():
+    cell = Cell("E", "CNN", "2xAff+TPS@1")
+    config = shipped_config(MNIST, cell, ["seed=3"])
+    assert config.cell == cell
+    assert config.title == "ST-CNN 2xAff+TPS@1 on E"
+    assert config.transformers["front"].count == 2
+
+
+def test_plan_of_the_addition_is_named_after_it():
+    addition = TABLES["addition"]
+    (job,) = jobs_for(addition, cells_like(["*:2xTPS"], addition), [1], [])
+    assert job.name == "addition_rts_2xtps_fcn-seed1"
+    assert addition.holds(job.config)
+    assert not MNIST.holds(job.config)
+
+
+@pytest.mark.parametrize("key", ["distortion", "backbone", "transform", "transformers", "seed"])
 def test_what_identifies_a_run_is_no_setting_to_change(key):
     with pytest.raises(ConfigError, match=f"--set {key}=E: --cells and --seeds"):
         jobs_for(MNIST, MNIST.cells[:1], [1], [f"{key}=E"])

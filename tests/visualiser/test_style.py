@@ -15,6 +15,17 @@ def test_one_channel_is_grey_three_are_colours_others_their_mean():
     torch.testing.assert_close(torch.as_tensor(style.pixels_of(image)), image.mean(0))
 
 
+def test_two_channels_have_a_colour_each_and_are_white_together():
+    image = torch.zeros(2, 1, 4)
+    image[0, 0, 1] = image[1, 0, 2] = 1
+    image[:, 0, 3] = 1
+    nothing, first, second, both = style.pixels_of(image)[0].tolist()
+    assert (nothing, first, second) == ([0, 0, 0], *map(pytest.approx, style.TWO_CHANNELS))
+    assert both == [1, 1, 1]
+    halved = torch.as_tensor(style.pixels_of(image, brightest=2.0))
+    torch.testing.assert_close(halved, torch.as_tensor(style.pixels_of(image / 2)))
+
+
 def test_colours_beyond_their_range_are_cut():
     image = torch.tensor([-0.5, 0.5, 1.5])[:, None, None]
     assert style.pixels_of(image).tolist() == [[[0.0, 0.5, 1.0]]]
