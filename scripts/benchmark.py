@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stn_train.config import Config
 from stn_train.data.distortions import DISTORTIONS, Warping, distort
-from stn_train.data.images import Images
+from stn_train.data.images import ImageFormat, Images
 from stn_train.data.sources import Splits, load_splits
 from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
 from stn_train.models.backbones import BACKBONES
@@ -49,6 +49,7 @@ from stn_train.tasks.examples import Pass
 from stn_train.trainer.state import State
 
 BATCH = 256
+DIGITS = ImageFormat((1, 28, 28), tuple("0123456789"))
 LOADED = 4096
 """Digits that a DataLoader is timed on."""
 
@@ -310,8 +311,12 @@ def shipped_config(
 
 
 def shipped_configs() -> Iterator[Config]:
-    """By the default recipe, all that is registered: on digits of 28 px, and on a larger canvas."""
-    for task, distortion in itertools.product(TASKS, ("R", "RTS")):
+    """By the default recipe, all that is registered: on digits of 28 px, and on a larger canvas.
+
+    Of the tasks those on images: its peers have no volumes.
+    """
+    tasks = [name for name, task in TASKS.items() if len(task().shape(DIGITS)) == 3]
+    for task, distortion in itertools.product(tasks, ("R", "RTS")):
         for backbone, transform in itertools.product(BACKBONES, ("none", *TRANSFORMS)):
             yield shipped_config(backbone, transform, distortion, task)
 

@@ -168,13 +168,15 @@ class Config(Settings):
     distortion: Annotated[Distortion, *chosen(DISTORTIONS)] = RotationScaleTranslation()
     """R, RTS, P, E, T, TC or none; or `{name: {settings}}`."""
     task: Annotated[Task, *chosen(TASKS)] = Classification()
-    """What the network is asked to do with the distorted images."""
+    """What the network is asked to do with the distorted images: classification, or extruded, to
+    classify volumes made of them; or `{name: {settings}}`."""
     backbone: Annotated[Backbone, *chosen(BACKBONES)] = Convolutional()
-    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial; or
-    `{name: {settings}}`."""
+    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial (images
+    alone); or `{name: {settings}}`."""
     transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
-    """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff, Proj,
-    PiecewiseAffine or TPS; none for no spatial transformer; or `{name: {settings}}`."""
+    """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff (also of
+    volumes), Proj, PiecewiseAffine or TPS; none for no spatial transformer; or
+    `{name: {settings}}`."""
     transformers: dict[str, Placement] = ONE_IN_FRONT
     """Where spatial transformers stand, `{place: {settings}}`: front, or behind a stage of a CNN
     (its convolution, pooling and ReLU): after_1, after_2. Unless given, there is one in front."""
@@ -224,18 +226,41 @@ class Config(Settings):
         side_px = self.data.source.side_px
         shape = self.task.shape(ImageFormat((1, side_px, side_px), ()))
         _, *sides = shape
+        volumes = len(sides) == 3
         try:
             in_front = self.transform is not None and FRONT in self.transformers
+            if volumes and self.transform is not None:
+                self._refuse_what_warps_images_alone(self.transform)
             if not in_front and min(sides) < self.backbone.smallest_input:
                 least_px = self.backbone.smallest_input
+                made, advice = (
+                    (f"task makes volumes of {min(sides)} voxels a side", "set more side_voxels")
+                    if volumes
+                    else (f"distortion makes images of {min(sides)} px", "set a larger canvas_px")
+                )
                 raise ValueError(
-                    f"distortion makes images of {min(sides)} px; the {self.cell.backbone} needs "
-                    f"at least {least_px}: set a larger canvas_px"
+                    f"{made}; the {self.cell.backbone} needs at least {least_px}: {advice}"
                 )
             stands(self.backbone, self.transform, self.model, shape, side_px, self.transformers)
         except ValueError as error:
             raise PydanticCustomError("sizes", "{told}", {"told": str(error)}) from None
         return self
+
+    def _refuse_what_warps_images_alone(self, transform: Transform) -> None:
+        """Raise ValueError unless transform and backbone can warp the volumes of the task."""
+        if not transform.warps_volumes:
+            able = [name for name, each in TRANSFORMS.items() if each.warps_volumes]
+            raise ValueError(
+                f"transform is {self.cell.transform}, which warps images alone; task "
+                f"{self.task_name} makes volumes: choose {' or '.join([*able, 'none'])}"
+            )
+        if not self.backbone.localises_volumes:
+            able = [name for name, each in BACKBONES.items() if each.localises_volumes]
+            raise ValueError(
+                f"backbone is {self.cell.backbone}, whose localisation network sees images alone; "
+                f"task {self.task_name} makes volumes: choose {' or '.join(able)}, "
+                "or transform none"
+            )
 
     @property
     def cell(self) -> Cell:

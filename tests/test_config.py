@@ -423,6 +423,7 @@ def test_a_run_in_the_former_layout_is_read():
     assert config.model.model_dump() == {
         "st_iterations": 3,
         "st_output_px": 28,
+        "st_output_depth": None,
         "st_pool": 1,
         "localisation_pool": 2,
         "sampling": "bilinear",  # the only one there was

@@ -24,7 +24,10 @@ ADDITION = {f"{TABLES['addition'].file_name(c)}.yaml": c for c in TABLES["additi
 DEEP = {"r_deep.yaml", "r_every_layer.yaml"}
 IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
 RELATIVES = {"r_dcn.yaml", "rts_dcn.yaml"}
-OTHERS = {"paper.yaml", "quickstart.yaml", "tutorial.yaml", *DEEP, *IMAGES, *RELATIVES}
+OTHERS = {
+    *("paper.yaml", "quickstart.yaml", "tutorial.yaml", "volumes.yaml"),
+    *(DEEP | IMAGES | RELATIVES),
+}
 
 
 def lines(name: str) -> list[str]:

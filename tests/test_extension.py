@@ -347,10 +347,10 @@ def test_every_picture_can_be_drawn_of_what_has_it(trained_run, command, tmp_pat
     if picture in pictures_of(load_run(trained_run).config):
         succeeded(result)
         assert out.read_bytes().startswith(b"\x89PNG")
-    else:  # which of the two images would have the pose?
-        assert picture == "poses"
+    else:  # which of the two images would have the pose? And there are no volumes.
         assert result.exit_code == 2
-        assert "poses need" in result.stderr
+        told = {"poses": "poses need", "volumes": "there are no volumes"}
+        assert told[picture] in result.stderr
 
 
 def test_poses_can_be_drawn_of_the_new_distortion_and_transform(command, tmp_path):

@@ -15,6 +15,7 @@ from stn_train.config_file import changed_config, load_config
 from stn_train.errors import ConfigError, DataError
 from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.recipes import RECIPES
+from stn_train.settings import name_and_settings
 from stn_train.shipped_configs import shipped_configs
 
 NAMES = sorted({name for registry in REGISTRIES.values() for name in registry} | {"none"})
@@ -131,7 +132,23 @@ def good_changes(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
         ("evaluate", "draws"): st.integers(1, 100),
     }
     keys = draw(st.sets(st.sampled_from(sorted(choices))))
-    return {key: draw(choices[key]) for key in sorted(keys)}
+    changes = {key: draw(choices[key]) for key in sorted(keys)}
+    volumes = chosen_name(changes.get(("task",), "classification")) == "extruded"
+    return {key: value for key, value in changes.items() if not volumes or sees_volumes(key, value)}
+
+
+def chosen_name(value: Any) -> str:
+    """The name in a choice, which may have settings."""
+    return name_and_settings(value)[0]
+
+
+def sees_volumes(key: tuple[str, ...], value: Any) -> bool:
+    """Whether a choice goes with a task that makes volumes."""
+    if key not in {("backbone",), ("transform",)} or value == "none":
+        return True
+    kind: Any = REGISTRIES[key][chosen_name(value)]
+    seen: bool = kind.warps_volumes if key == ("transform",) else kind.localises_volumes
+    return seen
 
 
 def choosable(key: tuple[str, ...]) -> list[Any]:

@@ -40,6 +40,14 @@ def test_example_of_the_module_runs_and_gives_what_it_says():
     torch.testing.assert_close(names["warped"], names["images"])  # a new one is the identity
 
 
+def test_example_of_volumes_runs_and_gives_what_it_says():
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    example = next(each for each in blocks(page, "python") if "dimensions=3" in each)
+    names = {}
+    exec(example, names)
+    assert names["warped"].shape == (5, 2, 16, 24, 24)
+
+
 def test_the_config_is_valid():
     (example,) = blocks(README, "yaml")
     config = check(yaml.safe_load(example), Source("README"))
@@ -66,7 +74,7 @@ def test_every_override_is_one_of_a_setting(page):
     for quoted, bare in re.findall(r"--set (?:'([^']+)'|([\w.]+=[^\s`]+))", text):
         override = quoted or bare
         choice, name, *_ = [*override.partition("=")[0].split("."), ""]
-        chosen = choice in ("distortion", "backbone") and name
+        chosen = choice in ("distortion", "backbone", "task") and name
         config = "folder" if override.startswith("data.source.folder.") else "r_affine"
         load_config(config, [*([f"{choice}={name}"] if chosen else []), override])
 

@@ -36,6 +36,7 @@ class Picture(StrEnum):
     classes = "classes"
     poses = "poses"
     curves = "curves"
+    volumes = "volumes"
 
 
 class Form(StrEnum):
@@ -128,7 +129,7 @@ def run_visualize(
         typer.Option(
             help="grid (the default): images before and after; means: each class's mean and "
             "deviation; classes: each class's error; poses: what the transformer undoes; curves: "
-            "loss and error, of several runs too."
+            "loss and error, of several runs too; volumes: volumes from three sides."
         ),
     ] = None,
     animate: Annotated[

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Shape = tuple[int, int, int]
-"""Channels, height and width of an image."""
+Shape = tuple[int, ...]
+"""Channels, height and width of an image; channels, depth, height and width of a volume."""
 
 
 class ImageFormat(NamedTuple):

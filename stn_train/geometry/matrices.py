@@ -1,9 +1,9 @@
-"""Maps of the plane by matrices: affine and projective, their composition and inverses.
+"""Maps of the plane and of space by matrices: affine and projective, composition and inverses.
 
 Legend: B batch, N points, D coordinates, K basis functions.
 
 Convention: as in `stn_train.geometry.plane`. Points are (N, 2), one set for all maps of the
-    batch, or (B, N, 2), each map its own.
+    batch, or (B, N, 2), each map its own. Affine maps take points of any D coordinates.
 """
 
 import torch
@@ -34,12 +34,12 @@ def combine(weights: Tensor, basis: Tensor) -> Tensor:
 
 
 def homogeneous(points: Tensor) -> Tensor:
-    """Points (..., 2) with a third coordinate of 1: (..., 3)."""
+    """Points (..., D) with a last coordinate of 1: (..., D + 1)."""
     return F.pad(points, (0, 1), value=1.0)
 
 
 def affine_map(matrices: Tensor, points: Tensor) -> Tensor:
-    """Map points (N, 2) or (B, N, 2) by matrices (B, 2, 3): equation 1. Returns (B, N, 2)."""
+    """Map points (N, D) or (B, N, D) by matrices (B, D, D + 1): equation 1. Returns (B, N, D)."""
     return combine(matrices, homogeneous(points)).mT
 
 
@@ -60,12 +60,13 @@ def projective_map(matrices: Tensor, points: Tensor) -> Tensor:
 def compose_matrices(first: Tensor, second: Tensor) -> Tensor:
     """The map that carries a point by ``second``, then by ``first``.
 
-    Both (B, 2, 3), affine, or both (B, 3, 3); the result has the same shape.
+    Both affine, (B, D, D + 1), or both square; the result has the same shape.
     """
-    if first.shape[1] == 3:
+    rows, columns = first.shape[1:]
+    if rows == columns:
         return first @ second
-    linear = first[:, :, :2] @ second  # (B, 2, 3)
-    return torch.cat([linear[:, :, :2], linear[:, :, 2:] + first[:, :, 2:]], 2)
+    linear = first[:, :, :rows] @ second  # (B, D, D + 1)
+    return torch.cat([linear[:, :, :rows], linear[:, :, rows:] + first[:, :, rows:]], 2)
 
 
 def square_to_quad(corners: Tensor) -> Tensor:
@@ -123,3 +124,20 @@ def inverse_similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     # y points down, so this is the clockwise rotation on the screen.
     linear = torch.stack([cos, -sin, sin, cos], dim=1).view(-1, 2, 2)  # (B, 2, 2)
     return torch.cat([linear, -linear @ shift[:, :, None]], dim=2)  # (B, 2, 3)
+
+
+def rotations(angles_deg: Tensor) -> Tensor:
+    """Rotations of space (B, 3, 3) by three angles in degrees (B, 3).
+
+    The third turns about z, counter-clockwise as the viewer sees it. Then the second tilts about
+    y: positive, it takes what lies on the right away from the viewer. Then the first tilts about
+    x: positive, it brings what lies at the bottom towards the viewer.
+    """
+    cos, sin = torch.deg2rad(angles_deg).cos(), torch.deg2rad(angles_deg).sin()
+    (cx, cy, cz), (sx, sy, sz) = cos.unbind(1), sin.unbind(1)  # each (B,)
+    one, zero = torch.ones_like(cx), torch.zeros_like(cx)
+    about_x = torch.stack([one, zero, zero, zero, cx, sx, zero, -sx, cx], dim=1)
+    about_y = torch.stack([cy, zero, -sy, zero, one, zero, sy, zero, cy], dim=1)
+    about_z = torch.stack([cz, sz, zero, -sz, cz, zero, zero, zero, one], dim=1)
+    x, y, z = (each.view(-1, 3, 3) for each in (about_x, about_y, about_z))
+    return x @ y @ z

@@ -1,11 +1,12 @@
 """Where a pixel is: the coordinate convention, the sampler, and pixel coordinates.
 
-Legend: B batch, C channels, H height, W width, N points.
+Legend: B batch, C channels, D depth, H height, W width, N points.
 
 Convention: a grid maps every output point to the input point that it is read from
     (output to input); points are (x, y), x to the right and y down; [-1, 1] spans the
     image from the outer edge of the first pixel to the outer edge of the last
-    (``align_corners=False``); outside the image everything is zero.
+    (``align_corners=False``); outside the image everything is zero. In volumes points are
+    (x, y, z), z away from the viewer.
 
 Equations are numbered as in Jaderberg et al. 2015, "Spatial Transformer Networks".
 """
@@ -38,16 +39,19 @@ KERNELS: tuple[Kernel, ...] = get_args(Kernel)
 
 
 def pixel_centres(
-    size: tuple[int, int],
+    size: tuple[int, ...],
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Normalised (x, y) of each pixel centre of an image of size (H, W), row by row: (H*W, 2)."""
-    height, width = size
+    """Normalised (x, y) of each pixel centre of an image of size (H, W), row by row: (H*W, 2).
+
+    Of a volume of size (D, H, W): (x, y, z) of each voxel centre, slice by slice (D*H*W, 3).
+    """
     # Integers are exact in floating point: each coordinate is rounded once, by the division.
-    x = (2 * torch.arange(width, device=device, dtype=dtype) + 1 - width) / width
-    y = (2 * torch.arange(height, device=device, dtype=dtype) + 1 - height) / height
-    return torch.cartesian_prod(y, x).flip(-1)  # (H*W, 2)
+    lines = [
+        (2 * torch.arange(side, device=device, dtype=dtype) + 1 - side) / side for side in size
+    ]
+    return torch.cartesian_prod(*lines).flip(-1)  # (H*W, 2)
 
 
 @functools.cache
@@ -62,7 +66,8 @@ def unit_square(device: torch.device) -> Tensor:
 def sample(images: Tensor, grid: Tensor, kernel: Kernel = "bilinear") -> Tensor:
     """Read ``images`` at ``grid`` with a kernel and zero padding: equation 3.
 
-    images (B, C, H, W), grid (B, H', W', 2) -> (B, C, H', W').
+    images (B, C, H, W), grid (B, H', W', 2) -> (B, C, H', W'). Volumes are read with the trilinear
+    kernel: (B, C, D, H, W), grid (B, D', H', W', 3) -> (B, C, D', H', W').
     """
     mode = "nearest" if kernel == "integer" else kernel
     return F.grid_sample(images, grid, mode=mode, padding_mode="zeros", align_corners=ALIGN_CORNERS)

@@ -1,8 +1,8 @@
 """The transforms a network can learn: parameters theta to a sampling grid.
 
-Legend: B batch, P parameters, H height, W width, N points, K control points.
+Legend: B batch, P parameters, D depth, H height, W width, N points, K control points.
 
-Convention: as in `stn_train.geometry.plane`: output to input, (x, y), [-1, 1].
+Convention: as in `stn_train.geometry.plane`: output to input, (x, y) or (x, y, z), [-1, 1].
 
 To add one: write its grid, a `MatrixGrid` or a `ControlGrid` where it is one, otherwise a
 `TransformGrid`; write the `Transform` that builds the grid, with its settings as fields; name
@@ -39,6 +39,8 @@ from stn_train.settings import Settings
 class TransformGrid(nn.Module, ABC):
     """Turns theta into a sampling grid. Has no weights: theta is what is learnt."""
 
+    dimensions: int = 2
+    """Of what it warps: 2 for images, 3 for volumes."""
     identity: Tensor
     """The theta (P,) that the localisation starts at. It leaves the image as it is, in every family
     that has such a theta."""
@@ -52,16 +54,21 @@ class TransformGrid(nn.Module, ABC):
         """P, the number of parameters of the transform."""
         return len(self.identity)
 
-    def forward(self, theta: Tensor, output_size: tuple[int, int]) -> Tensor:
+    def forward(self, theta: Tensor, output_size: tuple[int, ...]) -> Tensor:
         """theta (B, P) -> the grid (B, H, W, 2) that an output of size (H, W) is read from.
 
-        Raises ValueError where theta has another shape.
+        In volumes the grid is (B, D, H, W, 3). Raises ValueError where theta has another shape, or
+        the output other dimensions.
         """
+        if len(output_size) != self.dimensions:
+            name, sides = type(self).__name__, tuple(output_size)
+            raise ValueError(f"{name} warps in {self.dimensions} dimensions, got the size {sides}")
         if theta.ndim != 2 or theta.shape[1] != self.parameter_count:
             wanted = f"(B, {self.parameter_count})"
             raise ValueError(f"theta must be {wanted}, got {tuple(theta.shape)}")
         points = pixel_centres(output_size, theta.device, theta.dtype)  # (H*W, 2)
-        return self.map_points(theta, points).reshape(-1, *output_size, 2)  # (B, H, W, 2)
+        mapped = self.map_points(theta, points)  # (B, H*W, 2)
+        return mapped.reshape(-1, *output_size, self.dimensions)  # (B, H, W, 2)
 
     @abstractmethod
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
@@ -86,7 +93,10 @@ class MatrixGrid(TransformGrid):
 
     @abstractmethod
     def matrix(self, theta: Tensor) -> Tensor:
-        """The matrices (B, 2, 3), affine, or (B, 3, 3), projective, of theta (B, P)."""
+        """The matrices (B, 2, 3), affine, or (B, 3, 3), projective, of theta (B, P).
+
+        In volumes (B, 3, 4), affine.
+        """
 
     @abstractmethod
     def theta(self, matrix: Tensor) -> Tensor:
@@ -95,7 +105,8 @@ class MatrixGrid(TransformGrid):
     @override
     def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
         matrix = self.matrix(theta)
-        return (affine_map if matrix.shape[1] == 2 else projective_map)(matrix, points)
+        rows, columns = matrix.shape[1:]
+        return (affine_map if rows < columns else projective_map)(matrix, points)
 
     @override
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
@@ -261,14 +272,19 @@ class SimilarityGrid(MatrixGrid):
 
 
 class AffineGrid(MatrixGrid):
-    """Affine, 6 parameters: the 2x3 matrix, row by row (equation 1)."""
+    """Affine, 6 parameters: the 2x3 matrix, row by row (equation 1).
 
-    def __init__(self) -> None:
-        super().__init__(torch.tensor([1, 0, 0, 0, 1, 0]))
+    In volumes 12 parameters: the 3x4 matrix, row by row (A.3).
+    """
+
+    def __init__(self, dimensions: int = 2) -> None:
+        """dimensions: 2 for images, 3 for volumes."""
+        super().__init__(torch.eye(dimensions, dimensions + 1).flatten())
+        self.dimensions = dimensions
 
     @override
     def matrix(self, theta: Tensor) -> Tensor:
-        return theta.reshape(-1, 2, 3)
+        return theta.reshape(-1, self.dimensions, self.dimensions + 1)
 
     @override
     def theta(self, matrix: Tensor) -> Tensor:
@@ -338,10 +354,16 @@ class Transform(Settings, ABC):
 
     file_name: ClassVar[str]
     """Stands for the transform in the names of files."""
+    warps_volumes: ClassVar[bool] = False
+    """Whether it has a form in three dimensions: `build_for_volumes`."""
 
     @abstractmethod
     def build(self) -> TransformGrid:
-        """The transform with these settings."""
+        """The transform with these settings, on images."""
+
+    def build_for_volumes(self) -> TransformGrid:
+        """The same on volumes. Raises ValueError for a family that warps images alone."""
+        raise ValueError(f"{type(self).__name__} warps images alone, no volumes")
 
 
 class Translation(Transform):
@@ -389,13 +411,18 @@ class Similarity(Transform):
 
 
 class Affine(Transform):
-    """Any 2x3 matrix: translation, rotation, scale and shear."""
+    """Any 2x3 matrix, of volumes 3x4: translation, rotation, scale and shear."""
 
     file_name = "affine"
+    warps_volumes = True
 
     @override
     def build(self) -> AffineGrid:
         return AffineGrid()
+
+    @override
+    def build_for_volumes(self) -> AffineGrid:
+        return AffineGrid(dimensions=3)
 
 
 class Projective(Transform):

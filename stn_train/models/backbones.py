@@ -1,6 +1,6 @@
 """Backbones: a classifier, and the localisation network that belongs to it.
 
-Legend: B batch, C channels, H height, W width, F filters, K kernel side.
+Legend: B batch, C channels, D depth, H height, W width, F filters, K kernel side.
 
 To add one: write a `Backbone` and name it in BACKBONES. Its fields become config keys.
 """
@@ -32,6 +32,8 @@ class Backbone(Settings, ABC):
     """The same for the localisation network."""
     default_localisation_pool: ClassVar[int] = 1
     """How far the localisation network's input is average-pooled unless the config says so."""
+    localises_volumes: ClassVar[bool] = False
+    """Whether the localisation network can see volumes (B, C, D, H, W) too."""
 
     @abstractmethod
     def classifier(self, shape: Shape, outputs: int) -> nn.Module:
@@ -128,6 +130,8 @@ class StagedBackbone(Backbone):
 class FullyConnected(Backbone):
     """FCN: two hidden layers; localisation by three fully connected layers (A.4)."""
 
+    localises_volumes: ClassVar[bool] = True
+
     hidden: Width = 256
     """Units in each of the two hidden layers (128 to 256 in the paper)."""
     dropout: Fraction = 0.0
@@ -172,6 +176,7 @@ class Convolutional(StagedBackbone):
     smallest_input: ClassVar[int] = 21
     smallest_localisation_input: ClassVar[int] = 13
     default_localisation_pool: ClassVar[int] = 2  # A.4: "the input downsampled by 2"
+    localises_volumes: ClassVar[bool] = True  # by convolutions in three dimensions
 
     filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
     """Filters of the two convolutions (32 to 64 in the paper)."""
@@ -200,15 +205,16 @@ class Convolutional(StagedBackbone):
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
         channels, *sides = shape
         width, features = self.localisation_filters, self.localisation_features
-        rows, columns = (half_up(side - 4) - 4 for side in sides)
+        positions = pixels_of(tuple(half_up(side - 4) - 4 for side in sides))
+        flat = len(sides) == 2
         layers = nn.Sequential(
-            Convolution(channels, width, 5),
-            MaxPooling(),
+            Convolution(channels, width, 5) if flat else nn.Conv3d(channels, width, 5),
+            MaxPooling() if flat else nn.MaxPool3d(2, ceil_mode=True),
             nn.ReLU(),
-            Convolution(width, width, 5),
+            Convolution(width, width, 5) if flat else nn.Conv3d(width, width, 5),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(width * rows * columns, features),
+            nn.Linear(width * positions, features),
             nn.ReLU(),
         )
         return layers, features
@@ -276,7 +282,7 @@ class Tutorial(StagedBackbone):
 
 
 def pixels_of(shape: Shape) -> int:
-    """How many values an image of a shape has."""
+    """How many values an image or a volume of a shape has."""
     return torch.Size(shape).numel()
 
 

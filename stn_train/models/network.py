@@ -1,6 +1,6 @@
 """A network: stages, any of which may be or hold spatial transformers.
 
-Legend: B batch, C channels, H height, W width, S side in pixels.
+Legend: B batch, C channels, D depth, H height, W width, S side in pixels.
 """
 
 import itertools
@@ -56,7 +56,7 @@ class Network(nn.Sequential):
         return [name] if isinstance(stage, SpatialTransformer) else []
 
     def trace(self, inputs: Tensor) -> Trace:
-        """Run it on inputs (B, C, H, W), and keep what happens on the way.
+        """Run it on inputs (B, C, H, W) or (B, C, D, H, W), and keep what happens on the way.
 
         Every spatial transformer runs twice: meant for pictures and diagnostics.
         """
@@ -75,9 +75,26 @@ class Network(nn.Sequential):
         return Trace(inputs, stage_inputs, warps)
 
     def shown(self, warped: Tensor) -> Tensor:
-        """What a transformer in front returns (B, C, H, W), as the classifier sees it: pooled."""
+        """What a transformer in front returns, as the classifier sees it (B, C, H, W).
+
+        Of volumes (B, C, D, H, W) the projection; then pooled.
+        """
         pool = self._modules.get("pool")
-        return warped if pool is None else pool(warped)
+        flat = self.projected(warped)
+        return flat if pool is None else pool(flat)
+
+    def projected(self, inputs: Tensor) -> Tensor:
+        """Inputs as images (B, C, H, W): volumes flattened as the network flattens them."""
+        projection = self._modules.get("projection")
+        return inputs if projection is None else projection(inputs)
+
+
+class DepthProjection(nn.Module):
+    """Flattens volumes along their depth: each pixel is the brightest voxel behind it."""
+
+    def forward(self, volumes: Tensor) -> Tensor:
+        """(B, C, D, H, W) -> (B, C, H, W)."""
+        return volumes.amax(dim=2)
 
 
 def keep_warp(
@@ -103,9 +120,12 @@ class TransformerSettings(Settings):
     """Side of the image that the transformer samples; null for that of the undistorted image (28)
     times st_pool, so that the classifier sees 28 px. The literal reading, the size of the input,
     is 42 on RTS."""
+    st_output_depth: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Volumes: how many samples the transformer takes along the depth, before its output is
+    flattened; null for st_output_px."""
     st_pool: Annotated[int, Field(ge=1, le=8)] | None = None
     """Average pooling of the transformer's output before the classifier; null for 2 where the
-    input is larger than the undistorted image (the paper's RTS), else 1."""
+    input is an image larger than the undistorted one (the paper's RTS), else 1."""
     localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
     """The localisation network sees the image average-pooled by this; null for 2 with a CNN (A.4),
     else 1."""
@@ -127,15 +147,32 @@ class TransformerSettings(Settings):
         return sampling
 
     def sizes(
-        self, input_px: int, image_px: int, backbone: Backbone, own: Placement | None = None
+        self,
+        input_px: int,
+        image_px: int,
+        backbone: Backbone,
+        own: Placement | None = None,
+        volumes: bool = False,
     ) -> "Sizes":
         """The sizes in pixels for inputs of a side, with images of another side in them.
 
-        own: settings of the transformers in front that take precedence. Raises ValueError, naming
-        the setting, where the backbone's networks see too little.
+        own: settings of the transformers in front that take precedence. volumes: the inputs are
+        volumes. Raises ValueError, naming the setting, where the backbone's networks see too
+        little, or a setting goes with volumes or with images alone.
         """
+        if self.st_output_depth and not volumes:
+            raise ValueError(
+                f"model.st_output_depth is {self.st_output_depth}; images have no depth: leave it "
+                "out, or choose a task that makes volumes"
+            )
+        if self.sampling == "bicubic" and volumes:
+            raise ValueError(
+                "model.sampling is bicubic, which reads images alone; for volumes it must be "
+                "bilinear (there trilinear)"
+            )
         own = own or Placement()
-        pool = own.st_pool or self.st_pool or (2 if input_px > image_px else 1)
+        enlarged = input_px > image_px and not volumes
+        pool = own.st_pool or self.st_pool or (2 if enlarged else 1)
         output_px = own.st_output_px or self.st_output_px or pool * image_px
         localisation_pool = (
             own.localisation_pool or self.localisation_pool or backbone.default_localisation_pool
@@ -153,7 +190,9 @@ class TransformerSettings(Settings):
                 f"of {input_px} px that leaves the localisation network fewer than the {least_px} "
                 "px it needs"
             )
-        return Sizes(pool, output_px, localisation_pool)
+        square = (output_px, output_px)
+        output = (self.st_output_depth or output_px, *square) if volumes else square
+        return Sizes(pool, output, localisation_pool)
 
 
 def section_of(key: str, own: Placement) -> str:
@@ -165,7 +204,8 @@ class Sizes(NamedTuple):
     """The settings of a transformer, each with a value."""
 
     pool: int
-    output_px: int
+    output: tuple[int, ...]
+    """(H, W) of what the transformer samples, or (D, H, W)."""
     localisation_pool: int
 
 
@@ -178,9 +218,9 @@ class Stand(NamedTuple):
     transform: Transform
     iterations: int
     input: Shape
-    """(C, H, W) of what they warp."""
-    output: tuple[int, int]
-    """(H', W') of what each of them samples."""
+    """(C, H, W) of what they warp, or (C, D, H, W)."""
+    output: tuple[int, ...]
+    """(H', W') of what each of them samples, or (D', H', W')."""
     pool: int
     """Average pooling of their outputs."""
     localisation_pool: int
@@ -189,23 +229,24 @@ class Stand(NamedTuple):
     @property
     def seen(self) -> Shape:
         """(C, H, W) of what the layer behind them sees."""
-        height, width = self.output
+        height, width = self.output[-2:]
         return self.parallel * self.input[0], height // self.pool, width // self.pool
 
     @property
     def looked_at(self) -> Shape:
         """(C, H, W) of what a localisation network sees."""
-        channels, height, width = self.input
-        return channels, height // self.localisation_pool, width // self.localisation_pool
+        channels, *sides = self.input
+        return channels, *(side // self.localisation_pool for side in sides)
 
     def modules(
         self, localisation: Callable[[Shape], tuple[nn.Module, int]]
     ) -> dict[str, nn.Module]:
         """The modules at this place by name, each localisation network with fresh weights."""
+        volumes = len(self.output) == 3
         made = [
             SpatialTransformer(
                 *localisation(self.looked_at),
-                self.transform.build(),
+                self.transform.build_for_volumes() if volumes else self.transform.build(),
                 self.output,
                 self.iterations,
                 self.localisation_pool,
@@ -217,6 +258,8 @@ class Stand(NamedTuple):
         modules: dict[str, nn.Module] = {
             f"transformer{number}": made[0] if self.parallel == 1 else ParallelTransformers(*made)
         }
+        if volumes:
+            modules["projection"] = DepthProjection()
         return modules | ({f"pool{number}": nn.AvgPool2d(self.pool)} if self.pool > 1 else {})
 
 
@@ -241,6 +284,7 @@ def stands(
     if FRONT in placements:
         found[FRONT] = in_front(backbone, transform, settings, shape, image_px, placements[FRONT])
         shape = found[FRONT].seen
+    shape = projected(shape)
     for number, stage in enumerate(stages, start=1):
         shape, place = stage.output(shape), after(number)
         if place in placements:
@@ -259,16 +303,17 @@ def in_front(
     own: Placement,
 ) -> Stand:
     """The spatial transformers in front; raises ValueError as `TransformerSettings.sizes` does."""
-    pool, side, localisation_pool = settings.sizes(min(shape[1:]), image_px, backbone, own)
+    volumes = len(shape) == 4
+    sizes = settings.sizes(min(shape[1:]), image_px, backbone, own, volumes)
     return Stand(
         FRONT,
         own.count,
         own.transform or transform,
         own.st_iterations or settings.st_iterations,
         shape,
-        (side, side),
-        pool,
-        localisation_pool,
+        sizes.output,
+        sizes.pool,
+        sizes.localisation_pool,
         settings.sampling,
     )
 
@@ -322,15 +367,16 @@ def build_network(
 ) -> Network:
     """A network with fresh weights from torch's global generator.
 
-    transform: of the spatial transformers; None for none. shape: (C, H, W) of an input. image_px:
-    side of the undistorted image. placements: where the transformers stand. Raises ValueError as
-    `stands` does.
+    transform: of the spatial transformers; None for none. shape: (C, H, W) of an input, or
+    (C, D, H, W): a volume is flattened along its depth before the classifier, and after the
+    transformers in front. image_px: side of the undistorted image. placements: where the
+    transformers stand. Raises ValueError as `stands` does.
     """
     standing = stands(backbone, transform, settings, shape, image_px, placements)
     front = standing.pop(FRONT, None)
     # The classifier draws its weights first, though it comes last: a seed gives the same network
     # as ever.
-    seen = shape if front is None else front.seen
+    seen = projected(shape) if front is None else front.seen
     if isinstance(backbone, StagedBackbone) and standing:
         classifier: nn.Module = classifier_around(backbone, standing, seen, outputs)
     else:
@@ -338,8 +384,16 @@ def build_network(
     network = Network()
     for name, module in (front.modules(backbone.localisation) if front else {}).items():
         network.add_module(name, module)
+    if front is None and seen != shape:
+        network.add_module("projection", DepthProjection())
     network.add_module("classifier", classifier)
     return network
+
+
+def projected(shape: Shape) -> Shape:
+    """(C, H, W) of maps or volumes as the classifier sees them: volumes are flattened."""
+    channels, *sides = shape
+    return channels, *sides[-2:]
 
 
 def classifier_around(

@@ -1,6 +1,7 @@
 """The spatial transformer: predict a transform from the map, and return the warped map.
 
-Legend: B batch, C channels, H height, W width, P parameters.
+Legend: B batch, C channels, D depth, H height, W width, P parameters. Maps can be volumes
+(B, C, D, H, W) wherever (B, C, H, W) is written, with a transform of three dimensions.
 """
 
 from typing import NamedTuple
@@ -21,7 +22,10 @@ class Warp(NamedTuple):
     theta: Tensor
     """The parameters of the transform (B, P)."""
     grid: Tensor
-    """Where each output pixel was read from (B, H', W', 2), normalised (x, y)."""
+    """Where each output pixel was read from (B, H', W', 2), normalised (x, y).
+
+    In volumes (B, D', H', W', 3), (x, y, z).
+    """
 
 
 class OutputLayer(nn.Linear):
@@ -48,7 +52,7 @@ class SpatialTransformer(nn.Module):
         localisation: nn.Module,
         features: int,
         transform: TransformGrid,
-        output_size: tuple[int, int] | None = None,
+        output_size: tuple[int, ...] | None = None,
         iterations: int = 1,
         pool: int = 1,
         sampling: Kernel = "bilinear",
@@ -57,7 +61,8 @@ class SpatialTransformer(nn.Module):
 
         localisation: any module from maps (B, C, H // pool, W // pool) to features
             (B, ``features``).
-        output_size: (H', W') of the warped map; None keeps the size of the input.
+        output_size: (H', W'), of volumes (D', H', W'), of the warped map; None keeps the size of
+            the input.
         iterations: how often the localisation network runs. From the second time on it sees the
             output so far and corrects the transform; the output is sampled from the input once,
             by the composed transform. That is the inverse compositional spatial transformer,
@@ -92,7 +97,7 @@ class SpatialTransformer(nn.Module):
 
     def pooled(self, maps: Tensor) -> Tensor:
         """The maps as the localisation network sees them at first."""
-        return maps if self.pool == 1 else F.avg_pool2d(maps, self.pool)
+        return maps if self.pool == 1 else average_pooled(maps, self.pool)
 
     def warp(self, maps: Tensor, small: Tensor | None = None) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
@@ -116,7 +121,7 @@ class SpatialTransformer(nn.Module):
             theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
             return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
-    def read(self, maps: Tensor, theta: Tensor, size: tuple[int, int]) -> Warp:
+    def read(self, maps: Tensor, theta: Tensor, size: tuple[int, ...]) -> Warp:
         """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
         with torch.autocast(maps.device.type, enabled=False):
             grid = self.transform(theta, size)  # (B, H', W', 2)
@@ -150,6 +155,11 @@ class ParallelTransformers(nn.ModuleList):
         return torch.cat(outputs, dim=1)
 
 
-def side_lengths(maps: Tensor) -> tuple[int, int]:
-    """(H, W) of maps (B, C, H, W)."""
-    return maps.shape[-2], maps.shape[-1]
+def side_lengths(maps: Tensor) -> tuple[int, ...]:
+    """(H, W) of maps (B, C, H, W), (D, H, W) of volumes."""
+    return tuple(maps.shape[2:])
+
+
+def average_pooled(maps: Tensor, by: int) -> Tensor:
+    """The means of squares or cubes of a side: (B, C, H, W) -> (B, C, H // by, W // by)."""
+    return (F.avg_pool2d if maps.ndim == 4 else F.avg_pool3d)(maps, by)

@@ -3,11 +3,13 @@
 from stn_train.tasks.addition import Addition
 from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.tasks.classification import Classification
+from stn_train.tasks.extrusion import Extruded
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "addition": Addition,
+    "extruded": Extruded,
 }
 """What `task` in a config can be."""
 
-__all__ = ["TASKS", "Addition", "Batch", "Classification", "Measure", "Task"]
+__all__ = ["TASKS", "Addition", "Batch", "Classification", "Extruded", "Measure", "Task"]

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
     """What a network is shown, and what it should say."""
 
     inputs: Tensor
-    """float (B, C, H, W) in [0, 1]; the background is 0."""
+    """float (B, C, H, W), of volumes (B, C, D, H, W), in [0, 1]; the background is 0."""
     targets: Tensor
     """What is right, (B, ...)."""
 
@@ -70,7 +70,7 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def shape(self, images: ImageFormat) -> Shape:
-        """(C, H, W) of an input."""
+        """(C, H, W) of an input; (C, D, H, W) of a volume."""
 
     @abstractmethod
     def classes(self, images: ImageFormat) -> tuple[str, ...]:

@@ -246,7 +246,7 @@ class TensorBoard(Observer):
         """Inputs, below them what each transformer returned: (1 or 3, rows * H, N * W)."""
         self.model.eval()
         inputs = self.inputs.to(next(self.model.parameters()).device)
-        maps = [inputs]
+        maps = [self.model.projected(inputs)]
         for name, warp in self.model.trace(inputs).warps.items():
             in_front = not name.startswith("classifier.")
             maps.append(self.model.shown(warp.output) if in_front else warp.output)

@@ -28,6 +28,7 @@ from stn_train.visualiser.pages import (
 )
 from stn_train.visualiser.poses import deviations, spread, undoing
 from stn_train.visualiser.style import GREY, short, word_for_class, word_for_images
+from stn_train.visualiser.volumes import volumes_page
 
 POSES = {
     "angle_deg": ("angle", "°"),
@@ -247,6 +248,7 @@ PICTURES: dict[str, Callable[[Run, Images], Figure]] = {
     "classes": class_errors,
     "poses": poses_undone,
     "curves": curves,
+    "volumes": volumes_page,
 }
 """What can be drawn of a run and the test images."""
 
@@ -255,7 +257,7 @@ def pictures_of(config: Config) -> list[str]:
     """The names of the pictures that a run has.
 
     Poses need a single spatial transformer, in front, and a distortion that is a map of the plane
-    and all that is drawn; the errors of classes need classes.
+    and all that is drawn; the errors of classes need classes; volumes need a task that makes them.
     """
     pixels = torch.zeros(1, *ANY_IMAGES.shape, dtype=torch.uint8)
     any_image = Images(pixels, torch.zeros(1, dtype=torch.int64), ANY_IMAGES.classes)
@@ -263,6 +265,9 @@ def pictures_of(config: Config) -> list[str]:
         isinstance(config.distortion, Warping)
         and len(config.task.draw(any_image, torch.Generator())) == 1
     )
-    has_poses = config.has_one_in_front and warps_alone
-    has = {"poses": has_poses, "classes": bool(config.task.classes(ANY_IMAGES))}
+    has = {
+        "poses": config.has_one_in_front and warps_alone,
+        "classes": bool(config.task.classes(ANY_IMAGES)),
+        "volumes": len(config.task.shape(ANY_IMAGES)) == 4,
+    }
     return [name for name in PICTURES if has.get(name, True)]

@@ -63,7 +63,7 @@ class Inspected(NamedTuple):
     """Examples as a network saw them."""
 
     inputs: Tensor
-    """(N, C, H, W)."""
+    """(N, C, H, W); of volumes, flattened as the network flattens them."""
     outputs: dict[str, Tensor]
     """What each spatial transformer made of them, by its name: (N, C, H', W').
 
@@ -73,10 +73,12 @@ class Inspected(NamedTuple):
     grids: dict[str, Tensor]
     """Where each output pixel was read from, in input pixels (N, H', W', 2).
 
-    Of the transformers in front alone.
+    Of the transformers in front alone; none of volumes.
     """
     answers: list[Answer]
     """One for each example; none where the task has no classes."""
+    volumes: bool
+    """Whether the network was given volumes."""
 
 
 @torch.inference_mode()
@@ -86,14 +88,15 @@ def inspect(run: Run, examples: Examples, index: Tensor) -> Inspected:
     trace = run.model.trace(inputs)
     height, width = inputs.shape[-2:]
     size = torch.tensor([width, height], device=inputs.device)
-    front = run.model.front
+    front, volumes = run.model.front, inputs.ndim == 5
     # Normalised to pixels: (N, H', W', 2).
-    grids = {name: ((trace.warps[name].grid + 1) * size - 1) / 2 for name in front}
+    grids = {name: ((trace.warps[name].grid + 1) * size - 1) / 2 for name in front if not volumes}
     outputs = {
         name: output if name in front else unit_range(output)
         for name, output in transformed(run.model, trace).items()
     }
-    return Inspected(inputs, outputs, grids, answers_of(run, trace.outputs, targets))
+    answers = answers_of(run, trace.outputs, targets)
+    return Inspected(run.model.projected(inputs), outputs, grids, answers, volumes)
 
 
 def transformed(network: Network, trace: Trace) -> dict[str, Tensor]:
@@ -163,7 +166,11 @@ def digits_page(run: Run, test: Images, count: int = 15, misclassified: bool = F
 def legend_of(run: Run, inspected: Inspected) -> str:
     """What stands where on a page."""
     lines = []
-    if [*inspected.outputs] == [*inspected.grids] and len(inspected.outputs) == 1:
+    if inspected.volumes:
+        lines.append("Left: the volume, flattened along its depth.")
+        if inspected.outputs:
+            lines[0] += " Right: what the classifier sees."
+    elif [*inspected.outputs] == [*inspected.grids] and len(inspected.outputs) == 1:
         lines.append(
             "Left: the input, with the grid that the transformer reads it at. "
             "Right: what the classifier sees. Grey: outside."
@@ -233,7 +240,7 @@ def class_means(run: Run, test: Images) -> Figure:
     for start in range(0, len(examples), BATCH):
         batch = examples.batch(slice(start, start + BATCH))
         outputs = transformed(run.model, run.model.trace(batch.inputs))
-        for name, images in {"input": batch.inputs, **outputs}.items():
+        for name, images in {"input": run.model.projected(batch.inputs), **outputs}.items():
             kinds.setdefault(name, []).append(images)
         targets.append(batch.targets)
     # Without classes to answer, images are told apart by their own.

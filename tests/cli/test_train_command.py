@@ -37,7 +37,7 @@ from stn_train.errors import (
 from stn_train.models.backbones import BACKBONES
 from stn_train.models.network import parameter_count
 from stn_train.runs.checkpoint import load_checkpoint
-from stn_train.runs.directory import RunDirectory
+from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.exporter import FORMS
 from stn_train.runs.machine import choose_device
 from stn_train.settings import name_and_settings
@@ -341,7 +341,7 @@ def test_training_prints_the_error_and_leaves_pictures(chain):
     assert f"test error  {summary['test_error_percent']:.2f} %" in result.stdout
     assert f"{summary['draws_mean_percent']:.2f} % in the mean of 2 draws" in result.stdout
     assert f"run         {run}" in result.stdout
-    for name in charts.PICTURES:
+    for name in charts.pictures_of(load_run(run).config):
         picture = run / f"{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert f"picture     {picture}" in result.stdout
@@ -496,7 +496,7 @@ def test_a_folder_of_pictures_is_trained_on_and_not_compared_with_the_paper(
         "shape": [3 if colour else 1, 28, 28],
         "classes": sorted(SHADES),
     }
-    for name in charts.PICTURES:
+    for name in charts.pictures_of(load_run("run").config):
         assert Path(f"run/{name}.png").exists()
     shown = json.loads(command("stn-eval", "run", "--json", "--device", "cpu").stdout)
     assert shown["test_sha256"] == summary["test_sha256"]

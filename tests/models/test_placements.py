@@ -88,7 +88,7 @@ def test_a_baseline_has_no_arrangement_wherever_transformers_would_stand():
         ("r_affine", "transformers=3", "transformers is 3; it must be a section"),
         ("r_affine", "transformers.front.count=9", "transformers.front.count is 9; .* at most 8"),
         ("r_affine", "transformers.front.cuont=2", r"front.cuont \(did you mean count\?\)"),
-        ("r_affine", "transformers.front.transform=TPZ", "front.transform is 'TPZ'; it can be Translation"),
+        ("r_affine", "transformers.front.transform=TPZ", "transform is 'TPZ'; it can be Trans"),
         (
             "r_affine",
             "transformers.front.st_output_px=20",

@@ -137,7 +137,8 @@ def test_a_run_has_the_pictures_that_can_be_drawn_of_it(monkeypatch):
     def missing(**choices) -> set[str]:
         return charts.PICTURES.keys() - charts.pictures_of(Config.model_validate(choices))
 
-    assert missing() == set()
-    assert missing(transform="none") == {"poses"}
-    assert missing(distortion="faded") == {"poses"}
-    assert missing(task="without") == {"classes"}
+    assert missing() == {"volumes"}
+    assert missing(transform="none") == {"volumes", "poses"}
+    assert missing(distortion="faded") == {"volumes", "poses"}
+    assert missing(task="without") == {"volumes", "classes"}
+    assert missing(task="extruded") == {"poses"}
