@@ -26,6 +26,7 @@ from stn_train.visualiser.style import (
     fitting_size,
     grid_lines,
     make_room,
+    outline,
     pixels_of,
     show,
     word_for_images,
@@ -118,12 +119,15 @@ class Page:
             [show(axis, image, interpolation=None) for axis, image in zip(row, images, strict=True)]
             for row, images in zip(axes, kinds, strict=True)
         ]
+        colours = grid_colours(inspected)
+        for row, name in zip(axes[1:], inspected.outputs, strict=True):
+            for axis in row if len(colours) > 1 and name in colours else ():
+                outline(axis, colours[name])
         self.lines: list[list[LineCollection]] = []
         self.heads = []
         for axis in axes[0]:
             make_room(axis, inspected.inputs)
-            colours = grid_colours(inspected).values()
-            lines = [LineCollection([], colors=colour, linewidths=0.7) for colour in colours]
+            lines = [LineCollection([], colors=each, linewidths=0.7) for each in colours.values()]
             for collection in lines:
                 axis.add_collection(collection)
             self.lines.append(lines)

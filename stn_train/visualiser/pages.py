@@ -26,9 +26,9 @@ from stn_train.visualiser.style import (
     RIGHT,
     WRONG,
     fitting_size,
-    frame,
     grid_lines,
     make_room,
+    outline,
     short,
     show,
     word_for_class,
@@ -205,7 +205,7 @@ def draw_example(place: Any, inspected: Inspected, number: int, width: float) ->
     if len(inspected.grids) > 1:
         for axis, name in zip(panels[1:], inspected.outputs, strict=True):
             if name in colours:
-                frame(axis, colours[name])
+                outline(axis, colours[name])
     if inspected.answers:
         answer = inspected.answers[number]
         text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"

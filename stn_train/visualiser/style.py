@@ -67,7 +67,7 @@ def bare(axis: Axes) -> None:
     axis.spines[:].set_visible(False)
 
 
-def frame(axis: Axes, colour: str) -> None:
+def outline(axis: Axes, colour: str) -> None:
     """Give an axis a frame."""
     axis.spines[:].set(visible=True, color=colour, linewidth=1.5)
 
