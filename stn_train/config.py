@@ -175,7 +175,7 @@ class Config(Settings):
     alone); or `{name: {settings}}`."""
     transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
     """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff (also of
-    volumes), Proj, PiecewiseAffine or TPS; none for no spatial transformer; or
+    volumes), Proj, PiecewiseAffine, TPS or CPAB; none for no spatial transformer; or
     `{name: {settings}}`."""
     transformers: dict[str, Placement] = ONE_IN_FRONT
     """Where spatial transformers stand, `{place: {settings}}`: front, or behind a stage of a CNN
@@ -230,7 +230,8 @@ class Config(Settings):
         try:
             in_front = self.transform is not None and FRONT in self.transformers
             if volumes and self.transform is not None:
-                self._refuse_what_warps_images_alone(self.transform)
+                front = self.transformers.get(FRONT, Placement())
+                self._refuse_what_warps_images_alone(front.transform or self.transform)
             if not in_front and min(sides) < self.backbone.smallest_input:
                 least_px = self.backbone.smallest_input
                 made, advice = (
@@ -251,7 +252,7 @@ class Config(Settings):
         if not transform.warps_volumes:
             able = [name for name, each in TRANSFORMS.items() if each.warps_volumes]
             raise ValueError(
-                f"transform is {self.cell.transform}, which warps images alone; task "
+                f"transform is {name_of(TRANSFORMS, transform)}, which warps images alone; task "
                 f"{self.task_name} makes volumes: choose {' or '.join([*able, 'none'])}"
             )
         if not self.backbone.localises_volumes:

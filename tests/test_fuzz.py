@@ -144,6 +144,10 @@ def chosen_name(value: Any) -> str:
 
 def sees_volumes(key: tuple[str, ...], value: Any) -> bool:
     """Whether a choice goes with a task that makes volumes."""
+    if key == ("model", "sampling"):
+        return bool(value == "bilinear")
+    if key == ("transformers",):
+        return value["front"] is None or value["front"].get("transform") in (None, "Aff")
     if key not in {("backbone",), ("transform",)} or value == "none":
         return True
     kind: Any = REGISTRIES[key][chosen_name(value)]

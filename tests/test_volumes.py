@@ -123,6 +123,14 @@ def test_a_baseline_sees_the_volume_flattened():
             "transform is TPS, which warps images alone; task extruded .* Aff or none",
         ),
         (
+            {"transformers": {"front": {"transform": "TPS"}}},
+            "transform is TPS, which warps images alone; task extruded .* Aff or none",
+        ),
+        (
+            {"model": {"sampling": "bicubic"}},
+            "model.sampling is bicubic, which reads images alone",
+        ),
+        (
             {"backbone": "tutorial"},
             "backbone is tutorial, whose localisation .* choose .*CNN.*, or transform none",
         ),

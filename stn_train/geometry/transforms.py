@@ -33,6 +33,7 @@ from stn_train.geometry.splines import (
     thin_plate_solver,
     triangle_basis,
 )
+from stn_train.geometry.velocity import Flow, place, tessellate
 from stn_train.settings import Settings
 
 
@@ -349,6 +350,79 @@ class TPSGrid(ControlGrid):
         return thin_plate_basis(points, self.control.to(points), self.solver.to(points))
 
 
+class CPABGrid(TransformGrid):
+    """CPAB, 2 V parameters: the flow of a continuous piecewise affine field of velocities.
+
+    Freifeld et al. 2017 (IEEE PAMI 39(12)); in spatial transformers Skafte Detlefsen et al. 2018
+    (CVPR). The field is affine in each triangle of a `Tessellation` of ``cells`` x ``cells``
+    squares. theta is its velocity (x, y) at each of the V vertices: corners of squares row by row,
+    then their centres. An output point follows the field for one unit of time, so equal velocities
+    everywhere move the grid by just that much. The map is a diffeomorphism for every theta, and
+    contains the exponential of every affine field. The velocity at the border is free, as in
+    Skafte Detlefsen et al.: with a velocity of zero there it could neither shift nor zoom.
+    """
+
+    basis: Tensor
+    """The field of each cell by the velocities at the vertices: `Tessellation.fields`."""
+    edges: Tensor
+    """`Tessellation.edges` (3, 3, C)."""
+    neighbours: Tensor
+    """`Tessellation.neighbours` (8 * C)."""
+    places: Tensor
+    """`Tessellation.places`: the cell at each index that `place` returns."""
+    slopes: Tensor
+    """`Tessellation.slopes` (2, V, V)."""
+
+    def __init__(self, cells: int = 3) -> None:
+        """Raises ValueError for ``cells`` of less than 1."""
+        if cells < 1:
+            raise ValueError(f"a tessellation needs at least 1 x 1 squares, got {cells}")
+        tessellation = tessellate(cells)
+        super().__init__(torch.zeros(2 * len(tessellation.vertices)))
+        self.cells = cells
+        self.register_buffer("basis", tessellation.fields.float(), persistent=False)
+        self.register_buffer("edges", tessellation.edges.float(), persistent=False)
+        self.register_buffer("slopes", tessellation.slopes.float(), persistent=False)
+        self.register_buffer("neighbours", tessellation.neighbours, persistent=False)
+        self.register_buffer("places", tessellation.places, persistent=False)
+
+    @override
+    def map_points(self, theta: Tensor, points: Tensor) -> Tensor:
+        batch, count = theta.shape[0], points.shape[-2]
+        basis, edges = self.basis.to(theta), self.edges.to(theta)
+        components = theta.unflatten(1, (-1, 2)).permute(2, 0, 1)  # (2, B, V)
+        fields = torch.matmul(components[:, None], basis).flatten(2)  # (2, 3, B*C)
+        cells = self.places[place(points.detach(), self.cells)].expand(batch, count).flatten()
+        images = torch.arange(batch, device=theta.device) * basis.shape[2]
+        images = images[:, None].expand(batch, count).flatten()
+        start = points.expand(batch, count, 2).permute(2, 0, 1).flatten(1)  # (2, B*N)
+        legs = 8 * self.cells + 8
+        ends: Tensor = Flow.apply(start, fields, images, cells, edges, self.neighbours, legs)
+        return ends.view(2, batch, count).permute(1, 2, 0)  # (B, N, 2)
+
+    @override
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """The sum of both, and half the bracket of their fields at the vertices (B, 2 V).
+
+        The composition of two flows is in general not the flow of such a field. This is the
+        formula of Baker, Campbell and Hausdorff up to the second order: the error is of the third
+        order in theta where both fields are affine, and elsewhere of the second.
+        """
+        ahead, behind = self.derivative(first, second), self.derivative(second, first)
+        return first + second + (ahead - behind) / 2
+
+    def derivative(self, theta: Tensor, along: Tensor) -> Tensor:
+        """How the field of theta changes at each vertex along that of another: all (B, 2 V)."""
+        values, ways = (each.unflatten(1, (-1, 2)) for each in (theta, along))  # (B, V, 2)
+        slopes = torch.matmul(self.slopes.to(theta)[:, None], values)  # (2, B, V, 2)
+        changes: Tensor = slopes[0] * ways[..., :1] + slopes[1] * ways[..., 1:]
+        return changes.flatten(1)
+
+    def inverse(self, theta: Tensor) -> Tensor:
+        """The theta (B, P) of the inverse map."""
+        return -theta
+
+
 class Transform(Settings, ABC):
     """A family of maps of the plane that a network can learn. Its fields are its settings."""
 
@@ -461,6 +535,19 @@ class ThinPlateSpline(Transform):
         return TPSGrid(self.side)
 
 
+class CPAB(Transform):
+    """A bending that never folds over: the flow of a piecewise affine field of velocities."""
+
+    file_name = "cpab"
+
+    cells: Annotated[int, Field(ge=1, le=8)] = 3
+    """Squares a side, each cut into four triangles; the corners of 3 x 3 are TPS's 4 x 4 points."""
+
+    @override
+    def build(self) -> CPABGrid:
+        return CPABGrid(self.cells)
+
+
 TRANSFORMS: dict[str, type[Transform]] = {
     "Translation": Translation,
     "Rigid": Rigid,
@@ -470,5 +557,6 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "Proj": Projective,
     "PiecewiseAffine": PiecewiseAffine,
     "TPS": ThinPlateSpline,
+    "CPAB": CPAB,
 }
 """What `transform` in a config can be, beside `none`; in order of their parameters."""
