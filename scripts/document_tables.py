@@ -292,8 +292,9 @@ def time_chart() -> Figure:
         axis.axhline(1, color=GREY, linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=name)
         axis.grid(alpha=0.3)
-    handles, names = panels[columns[0]].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8)
+    drawn = {line.get_label(): line for axis in panels.values() for line in axis.get_lines()}
+    named = {cell.model: drawn[cell.model] for cell in map(cell_in, measured)}
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, fontsize=8)
     figure.supxlabel("seconds of training", fontsize=10)
     figure.supylabel("validation error / the paper's test error", fontsize=10)
     return figure
