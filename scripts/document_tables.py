@@ -339,12 +339,16 @@ def numerics_table() -> str:
     for (cell, seed), texts in means.items():
         shown = [texts.get(version, "") for version in versions]
         rows.append((cell.model, cell.distortion, str(seed), *shown))
-    all_draws = {
+    all_draws = {  # in the same order of runs
         version: [mean(run["draws_percent"]) for run in runs if run["numerics"] == version]
         for version in versions
     }
     rows.append(("mean", "", "", *(f"{mean(errors):.3f}" for errors in all_draws.values())))
-    return markdown_lines(rows)
+    first, last = all_draws.values()
+    differences = [after - before for before, after in zip(first, last, strict=True)]
+    error = stdev(differences) / len(differences) ** 0.5
+    told = f"{mean(differences):+.3f} ± {error:.3f} (mean and standard error over the runs)"
+    return f"{markdown_lines(rows)}\nDifference: {told}.\n"
 
 
 FAMILIES_ON = ("R", "RTS", "E")
