@@ -234,7 +234,8 @@ class PlainTransformer(nn.Module):
         theta = self.localise(small)
         for _ in range(self.looks - 1):
             correction = self.localise(self.read(images, theta, small.shape[2:]))
-            theta = self.grid.compose(theta, correction)
+            with torch.autocast(theta.device.type, enabled=False):
+                theta = self.grid.compose(theta, correction)
         return self.read(images, theta, self.size or images.shape[2:])
 
     def localise(self, images: Tensor) -> Tensor:
@@ -249,7 +250,8 @@ class PlainTransformer(nn.Module):
             shape = [*images.shape[:2], height, width]
             grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
         else:
-            grid = self.grid(theta, (height, width))
+            with torch.autocast(theta.device.type, enabled=False):
+                grid = self.grid(theta, (height, width))
         return F.grid_sample(images, grid, align_corners=False)
 
 
