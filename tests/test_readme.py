@@ -11,6 +11,7 @@ from conftest import COMMANDS, ROOT
 
 from stn_train.config_errors import Source, check
 from stn_train.config_file import load_config
+from stn_train.geometry import transforms
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,6 +47,16 @@ def test_example_of_volumes_runs_and_gives_what_it_says():
     names = {}
     exec(example, names)
     assert names["warped"].shape == (5, 2, 16, 24, 24)
+
+
+def test_a_transform_is_added_as_the_page_says(monkeypatch):
+    monkeypatch.setattr(transforms, "TRANSFORMS", dict(transforms.TRANSFORMS))
+    (example,) = blocks((ROOT / "docs" / "extend.md").read_text(encoding="utf-8"), "python")
+    exec(example, {})
+    grid = transforms.TRANSFORMS["Scaling"]().build()
+    twice, thrice = torch.full((1, 2), 2.0), torch.tensor([[3.0, 1.0]])
+    torch.testing.assert_close(grid.compose(twice, thrice), torch.tensor([[6.0, 2.0]]))
+    torch.testing.assert_close(grid(twice, (2, 2)), 2 * grid(grid.identity[None], (2, 2)))
 
 
 def test_the_config_is_valid():
