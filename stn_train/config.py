@@ -147,6 +147,8 @@ class LogSettings(Settings):
     `stn-visualize RUN --animate training.gif`."""
     tensorboard: bool = False
     """Write curves and pictures for TensorBoard too: pip install tensorboard."""
+    tracker: Literal["trackio", "wandb"] | None = None
+    """Tell this tracker every number too, offline: pip install trackio, or wandb."""
 
 
 class EvaluateSettings(Settings):

@@ -8,6 +8,7 @@ previous.pt       the one before, in case the newest is damaged
 best.pt           the one with the best validation
 snapshots/        models along the way, where log.snapshots asks for them
 tensorboard/      event files, where log.tensorboard asks for them
+wandb/            what Weights & Biases keeps, where log.tracker asks for it
 result.json       the test error and what it was measured on; written last
 *.png             pictures
 .lock             which process trains here, or was the last to
@@ -54,6 +55,7 @@ class RunDirectory:
         self.best = path / "best.pt"
         self.snapshots = path / "snapshots"
         self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
         self.result = path / "result.json"
         self.lock: FolderLock | None = None
 
@@ -108,7 +110,7 @@ class RunDirectory:
         if not self.config.exists():
             return []
         files = (self.config, self.environment, self.metrics, self.best)
-        return [path.name for path in (*files, self.snapshots, self.tensorboard)]
+        return [path.name for path in (*files, self.snapshots, self.tensorboard, self.wandb)]
 
     @classmethod
     def take(
