@@ -18,6 +18,7 @@ from stn_train.cli.options import (
     command,
     tell_score,
 )
+from stn_train.cli.pictures import gallery, report_pictures, tell_pictures
 from stn_train.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Picture(StrEnum):
     poses = "poses"
     curves = "curves"
     volumes = "volumes"
+    health = "health"
 
 
 class Form(StrEnum):
@@ -61,6 +63,14 @@ def run_eval(
     distortion: Annotated[
         str | None, typer.Option(help="Test on another distortion: R, RTS, P, E, T, TC or none.")
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Pictures of your own instead of the test images: a folder of them, or one with a "
+            "folder for each class. Not distorted unless --distortion says so.",
+            metavar="FOLDER",
+        ),
+    ] = None,
     device: DeviceOption = Device.auto,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -72,6 +82,16 @@ def run_eval(
 
     keep_freed_memory()
     trained = load_run(path)
+    if images is not None:
+        if draws is not None:
+            raise ConfigError(["--draws goes with the test images, not with --images"])
+        shown_as = distortion_named(trained, distortion or "none")
+        pictures = report_pictures(trained, images, shown_as, choose_device(device))
+        if as_json:
+            typer.echo(pretty_json(pictures))
+        else:
+            tell_pictures(pictures, f"{trained.config.title}, seed {trained.config.seed}")
+        return
     config, cell, where = trained.config, trained.config.cell, choose_device(device)
     tested_on = distortion or cell.distortion
     task = config.task.with_distortion(distortion_named(trained, tested_on))
@@ -120,6 +140,15 @@ def run_visualize(
             help="A run directory or a checkpoint; several with --picture curves only.",
         ),
     ],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--image",
+            help="Instead of a picture of the test images: pictures of your own, each with its "
+            "grid and the prediction. Several may follow: --image *.png",
+            metavar="FILE...",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The picture. Default: beside the checkpoint; of several, here."),
@@ -129,7 +158,8 @@ def run_visualize(
         typer.Option(
             help="grid (the default): images before and after; means: each class's mean and "
             "deviation; classes: each class's error; poses: what the transformer undoes; curves: "
-            "loss and error, of several runs too; volumes: volumes from three sides."
+            "loss and error, of several runs too; volumes: volumes from three sides; health: is "
+            "the spatial transformer healthy, and if not, what to change."
         ),
     ] = None,
     animate: Annotated[
@@ -152,6 +182,12 @@ def run_visualize(
     from stn_train.visualiser.style import save
 
     drawn = picture or Picture.grid
+    if images and (animate or picture):
+        raise ConfigError(["--image goes with neither --picture nor --animate"])
+    if images and (misclassified or digits):
+        raise ConfigError(["--image goes with neither --misclassified nor --digits"])
+    if images:
+        paths, images = paths[:1], [*images, *paths[1:]]
     if animate and picture:
         raise ConfigError(["give one of --animate and --picture"])
     for flag, given in (("--misclassified", misclassified), ("--digits", digits)):
@@ -164,7 +200,9 @@ def run_visualize(
     if animate:
         typer.echo(f"animation   {draw_animation(paths[0], animate, out, data_dir)}")
         return
-    if drawn == Picture.curves:
+    if images:
+        figure, default = own_pictures(paths[0], images)
+    elif drawn == Picture.curves:
         figure, default = curves_of(paths)
     else:
         figure, default = picture_of(paths[0], drawn, misclassified, digits, data_dir)
@@ -201,6 +239,15 @@ def picture_of(
         return PICTURES[picture](trained, test), beside(trained, f"{picture}.png")
     name = "misclassified.png" if misclassified else "grid.png"
     return digits_page(trained, test, count or 15, misclassified), beside(trained, name)
+
+
+def own_pictures(path: Path, files: Sequence[Path]) -> "tuple[Figure, Path]":
+    """A page of pictures of the user's, and its default path."""
+    from stn_train.runs.directory import load_run
+
+    trained = load_run(path)
+    page = gallery(trained, files, distortion_named(trained, "none"))
+    return page, beside(trained, "pictures.png")
 
 
 def curves_of(paths: Sequence[Path]) -> "tuple[Figure, Path]":

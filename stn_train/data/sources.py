@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from stn_train.data.distortions import DIGIT_PX, LARGEST_PX, SMALLEST_PX
-from stn_train.data.images import Images
+from stn_train.data.images import Images, Shape
 from stn_train.data.mnist import load_mnist
 from stn_train.errors import ConfigError, DataError
 from stn_train.settings import Settings, chosen
@@ -52,6 +52,16 @@ class Source(Settings, ABC):
     def origin(self, data_dir: Path) -> str:
         """Where the images come from, in words."""
 
+    def picture(self, path: Path, shape: Shape) -> Tensor:
+        """A picture of one's own, uint8 (C, H, W) of a shape, made like the images of this source.
+
+        Unless a source does otherwise, the shorter side is resized and the middle cut out. Raises
+        DataError if it cannot be read.
+        """
+        from stn_train.data.own_pictures import open_picture, square
+
+        return square(open_picture(path), shape[1], colour=shape[0] == 3)
+
 
 class Mnist(Source):
     """mnist: 70,000 handwritten digits, 28 x 28 px, grey, which ship with the program."""
@@ -69,12 +79,20 @@ class Mnist(Source):
     def origin(self, data_dir: Path) -> str:
         return "MNIST, as it ships with the program"
 
+    @override
+    def picture(self, path: Path, shape: Shape) -> Tensor:
+        from stn_train.data.own_pictures import digit_in
+
+        return digit_in(path, shape[1])
+
 
 class TorchvisionSource(Source):
     """A data set of MNIST's format, 28 x 28 px and grey, that torchvision downloads and checks."""
 
     dataset: ClassVar[str]
     """The name of its class in torchvision.datasets."""
+    box_px: ClassVar[int] = 20
+    """Side of the box in its images that a picture of one's own is fitted into."""
 
     @property
     @override
@@ -114,6 +132,12 @@ class TorchvisionSource(Source):
     def origin(self, data_dir: Path) -> str:
         return f"{self.dataset} in {data_dir}"
 
+    @override
+    def picture(self, path: Path, shape: Shape) -> Tensor:
+        from stn_train.data.own_pictures import digit_in
+
+        return digit_in(path, shape[1], self.box_px / DIGIT_PX)
+
 
 def whole(images: Images) -> Images:
     """The images; raises ValueError unless there are as many labels, each of a class."""
@@ -131,6 +155,7 @@ class FashionMnist(TorchvisionSource):
     """fashion_mnist: 70,000 pieces of clothing in 10 classes (Xiao et al. 2017)."""
 
     dataset = "FashionMNIST"
+    box_px = DIGIT_PX
 
 
 class KMnist(TorchvisionSource):
