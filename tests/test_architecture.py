@@ -20,7 +20,7 @@ FLOORS = [
     {"geometry"},
     {"data"},
     {"tasks", "models", "recipes"},
-    {"config", "evaluator"},
+    {"config", "diagnosis", "evaluator"},
     {"config_errors"},
     {"config_file"},
     {"runs"},

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from conftest import ROOT
+from PIL import Image
 
 from stn_train.cli.options import EXIT_CODES
 from stn_train.runs.directory import MEASURED
@@ -55,6 +56,14 @@ def test_train_prints_the_result_and_nothing_else(command, config, nowhere):
 def test_fields_of_an_evaluation(finished, command):
     report = json.loads(command("stn-eval", finished.run.path, "--json").stdout)
     assert set(report) == promised("stn-eval --json")
+
+
+def test_fields_of_ones_own_pictures(finished, command, splits, tmp_path):
+    Image.fromarray(splits.test.pixels[0, 0].numpy()).save(tmp_path / "digit.png")
+    arguments = [finished.run.path, "--images", tmp_path, "--json"]
+    report = json.loads(command("stn-eval", *arguments).stdout)
+    (one,) = report["predictions"]
+    assert set(report) | set(one) == promised("stn-eval --images --json")
 
 
 def test_fields_of_the_table(command):

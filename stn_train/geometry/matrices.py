@@ -6,6 +6,8 @@ Convention: as in `stn_train.geometry.plane`. Points are (N, 2), one set for all
     batch, or (B, N, 2), each map its own. Affine maps take points of any D coordinates.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +19,9 @@ NEAREST_DEPTH = 1e-2
 
 The bound also caps the gradient of the division at 1 / NEAREST_DEPTH**2.
 """
+
+MIN_POINTS = 10
+"""A fit to fewer points is not used."""
 
 
 def combine(weights: Tensor, basis: Tensor) -> Tensor:
@@ -141,3 +146,18 @@ def rotations(angles_deg: Tensor) -> Tensor:
     about_z = torch.stack([cz, sz, zero, -sz, cz, zero, zero, zero, one], dim=1)
     x, y, z = (each.view(-1, 3, 3) for each in (about_x, about_y, about_z))
     return x @ y @ z
+
+
+def fit_affine(points: Tensor, mapped: Tensor, reach: float = OUTSIDE - 1) -> Tensor:
+    """Least-squares affine fits to maps that send points (N, D) to (B, N, D).
+
+    Points that a map sends further than ``reach`` from the middle are left out. Returns the
+    matrices (B, D + 1, D + 1) in float64; NaN where fewer than MIN_POINTS are left.
+    """
+    basis = homogeneous(points).double()  # (N, D + 1)
+    inside = (mapped.abs().amax(-1, keepdim=True) < reach).double()  # (B, N, 1)
+    normal = basis.T @ (basis * inside)  # (B, D + 1, D + 1)
+    solved, singular = torch.linalg.solve_ex(normal, basis.T @ (mapped.double() * inside))
+    solved[(singular != 0) | (inside.sum((1, 2)) < MIN_POINTS)] = math.nan  # (B, D + 1, D)
+    last = homogeneous(torch.zeros(len(mapped), 1, points.shape[-1], dtype=torch.float64))
+    return torch.cat([solved.mT, last], dim=1)

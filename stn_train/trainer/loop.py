@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from stn_train.config import Config
 from stn_train.data.sources import Splits
+from stn_train.diagnosis import circumstances, judge, of_transformer, watched
 from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import Evaluation, evaluate, predict, score_percent
 from stn_train.models.network import Network, parameter_count
@@ -24,9 +26,7 @@ from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
 from stn_train.tasks.examples import Examples
 from stn_train.trainer.observers import Observer, Start, TensorBoard
 from stn_train.trainer.state import State
-
-MAX_OUTSIDE_SHARE = 0.6
-"""Share of sampling points outside the image from which a spatial transformer looks collapsed."""
+from stn_train.trainer.trackers import Tracker
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ def train(
     end, StnError if the device's memory is full.
     """
     observers = [] if observer is None else [observer]
-    if config.log.tensorboard:
-        observers.append(TensorBoard(run.tensorboard, config.task, splits.training))
 
     def warn(message: str) -> None:
         for each in observers:
             each.warned(message)
 
+    if config.log.tensorboard:
+        observers.append(TensorBoard(run.tensorboard, config.task, splits.training))
+    if config.log.tracker:
+        observers.append(Tracker(config.log.tracker, run.path, warn))
     environment = describe_environment(device)
     state = State(config, splits.to(device), device)
     if run.has_checkpoint():
@@ -189,7 +191,7 @@ def take_steps(
                 score = validate(state, state.validation, run)
                 log("validation", **{f"validation_{measure.key}": score})
             if state.evaluated.transformers:
-                log("transformer", **watch(state, observers))
+                log("transformer", **watch(state, observers, run.path))
             save_newest(state, run)
             meter.resume()
         elif stopping:
@@ -225,40 +227,33 @@ def keep_snapshot(state: State, run: RunDirectory) -> None:
     save_checkpoint(run.snapshot(state.step), state.snapshot())
 
 
-def watch(state: State, observers: Sequence[Observer]) -> dict[str, float]:
-    """What the spatial transformers do to a few images; warns if one has collapsed.
+def watch(state: State, observers: Sequence[Observer], run: Path) -> dict[str, float]:
+    """What the spatial transformers do to a few images (`diagnosis.watched`).
 
-    outside_share: how many of the points it reads lie outside its input. theta_spread: the
-    standard deviation of its parameters over the images. With several transformers these are
-    means, and each has its own as well, by its name in the network.
+    Warns, with what to change, if one has collapsed; once, unless it collapses in another way. run:
+    the directory that the warning names.
     """
     model = state.evaluated.eval()
     examples = Examples.watched(state.task, state.splits.training)
     with torch.no_grad():
         warps = model.trace(examples.batch(slice(None)).inputs).warps
-    outside = {
-        name: float((warp.grid.abs() > 1).any(dim=-1).float().mean())
-        for name, warp in warps.items()
-    }
-    spread = {
-        name: float(warp.theta.std(dim=0, correction=0).mean()) for name, warp in warps.items()
-    }
-    for name, share in outside.items():
-        if share > MAX_OUTSIDE_SHARE:
-            which = f" {name}" if len(warps) > 1 else ""
-            message = (
-                f"step {state.step}: {100 * share:.0f} % of the points of the spatial "
-                f"transformer{which} lie outside the image: it may have collapsed; try a lower "
-                "train.learning_rate or train.localisation_learning_rate_scale"
-            )
-            for each in observers:
-                each.warned(message)
-    measured = {}
-    for key, values in (("outside_share", outside), ("theta_spread", spread)):
-        measured[key] = sum(values.values()) / len(values)
-        if len(values) > 1:
-            measured |= {f"{key}.{name}": value for name, value in values.items()}
-    return measured
+    record = watched(warps, state.model)
+    for name, transformer in model.transformers.items():
+        own = of_transformer(record, name)
+        before, now = state.verdicts.get(name), judge(own)
+        state.verdicts[name] = now.name
+        if not now.collapsed or now.name == before:
+            continue
+        rate_scale = state.config.train.localisation_learning_rate_scale
+        finding = judge(own, circumstances(examples, transformer, rate_scale))
+        which = f" {name}" if len(warps) > 1 else ""
+        message = (
+            f"step {state.step}: the spatial transformer{which} {finding.told}; {finding.advice} "
+            f"(stn-visualize {run} --picture health shows how it came about)"
+        )
+        for each in observers:
+            each.warned(message)
+    return record
 
 
 def snapshot_steps(steps: int, count: int) -> set[int]:

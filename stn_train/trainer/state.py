@@ -74,6 +74,7 @@ class State:
         self.meter = Meter()
         self.resumed_at_steps: list[int] = []
         self.changes: list[str] = []
+        self.verdicts: dict[str, str] = {}  # of each transformer, so that a warning comes once
         self.started, self.earlier_seconds = time.perf_counter(), 0.0
 
     @property

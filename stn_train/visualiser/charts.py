@@ -21,6 +21,7 @@ from stn_train.errors import ConfigError
 from stn_train.evaluator import answer, confusion_of, wilson_interval
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
+from stn_train.visualiser.health import health_page
 from stn_train.visualiser.pages import (
     class_means,
     digits_page,
@@ -249,15 +250,17 @@ PICTURES: dict[str, Callable[[Run, Images], Figure]] = {
     "poses": poses_undone,
     "curves": curves,
     "volumes": volumes_page,
+    "health": health_page,
 }
 """What can be drawn of a run and the test images."""
 
 
 def pictures_of(config: Config) -> list[str]:
-    """The names of the pictures that a run has.
+    """The names of the pictures that a run leaves.
 
     Poses need a single spatial transformer, in front, and a distortion that is a map of the plane
     and all that is drawn; the errors of classes need classes; volumes need a task that makes them.
+    Health is drawn only where somebody asks.
     """
     pixels = torch.zeros(1, *ANY_IMAGES.shape, dtype=torch.uint8)
     any_image = Images(pixels, torch.zeros(1, dtype=torch.int64), ANY_IMAGES.classes)
@@ -269,5 +272,6 @@ def pictures_of(config: Config) -> list[str]:
         "poses": config.has_one_in_front and warps_alone,
         "classes": bool(config.task.classes(ANY_IMAGES)),
         "volumes": len(config.task.shape(ANY_IMAGES)) == 4,
+        "health": False,
     }
     return [name for name in PICTURES if has.get(name, True)]

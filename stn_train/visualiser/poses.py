@@ -18,13 +18,10 @@ from torch import Tensor
 from stn_train.data.distortions import Warping
 from stn_train.errors import ConfigError
 from stn_train.evaluator import BATCH
-from stn_train.geometry.matrices import homogeneous
-from stn_train.geometry.plane import OUTSIDE, pixel_centres
+from stn_train.geometry.matrices import fit_affine
+from stn_train.geometry.plane import pixel_centres
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
-
-MIN_POINTS = 10
-"""A fit to fewer points inside the image is not used."""
 
 MIN_AREA = 1e-6
 """Of the image of a unit square; a map below it sends all points to a line or a place."""
@@ -114,20 +111,6 @@ def warping_of(run: Run, examples: Examples) -> Warping:
             ]
         )
     return distortion
-
-
-def fit_affine(points: Tensor, mapped: Tensor) -> Tensor:
-    """Least-squares affine fits to maps that send points (P, 2) to (N, P, 2): (N, 3, 3).
-
-    Points that a map sends far outside the image are left out. NaN where too few are left.
-    """
-    basis = homogeneous(points).double()  # (P, 3)
-    inside = (mapped.abs().amax(-1, keepdim=True) < OUTSIDE - 1).double()  # (N, P, 1)
-    normal = basis.T @ (basis * inside)  # (N, 3, 3)
-    solved, singular = torch.linalg.solve_ex(normal, basis.T @ (mapped.double() * inside))
-    solved[(singular != 0) | (inside.sum((1, 2)) < MIN_POINTS)] = math.nan  # (N, 3, 2)
-    last = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64).expand(len(mapped), 1, 3)
-    return torch.cat([solved.mT, last], dim=1)
 
 
 def poses_undone_by(matrices: Tensor, image_px: int) -> Poses:

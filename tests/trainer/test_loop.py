@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from stn_train.config_errors import Source, check
 from stn_train.data.images import ImageFormat, Images
 from stn_train.data.mnist import CLASSES
 from stn_train.data.sources import Splits, load_splits
+from stn_train.diagnosis import judge
 from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import evaluate
 from stn_train.geometry.transforms import AffineGrid
@@ -479,6 +482,13 @@ class Warned(Observer):
         self.messages.append(message)
 
 
+WATCHED = {
+    *("outside_share", "theta_spread", "scale", "scale_spread", "angle_deg", "angle_spread_deg"),
+    *("shift", "shift_spread"),
+}
+"""What is recorded of a spatial transformer."""
+
+
 def test_each_of_two_transformers_is_watched(tiny, splits, building):
     building(side_by_side)
     state, told = State(tiny(), splits, CPU), Warned()
@@ -486,7 +496,7 @@ def test_each_of_two_transformers_is_watched(tiny, splits, building):
     assert (first, second) == ("transformer.0", "transformer.1")
     with torch.no_grad():
         state.model.transformers[second].regression.bias[2] = 1.5  # 3/4 of it lies outside
-    measured = watch(state, [told])
+    measured = watch(state, [told], Path("two"))
     assert measured[f"outside_share.{first}"] == 0
     assert measured[f"outside_share.{second}"] == pytest.approx(0.75, abs=0.02)
     assert measured["outside_share"] == pytest.approx(measured[f"outside_share.{second}"] / 2)
@@ -494,6 +504,19 @@ def test_each_of_two_transformers_is_watched(tiny, splits, building):
     (message,) = told.messages
     assert second in message
     assert first not in message
+    assert "train.localisation_learning_rate_scale=0.1" in message
+    assert "stn-visualize two --picture health" in message
+
+
+def test_a_run_that_collapses_is_warned_about(tiny, splits, tmp_path):
+    told, run = Warned(), RunDirectory.claim(tmp_path / "run")
+    train(tiny(train={"localisation_learning_rate_scale": 100.0}), splits, run, CPU, told)
+    last = records(run, "transformer")[-1]
+    assert judge(last).collapsed
+    (message,) = told.messages  # it stays as it is: told once
+    assert message.startswith("step 10: the spatial transformer ")
+    assert "train.localisation_learning_rate_scale=1," in message
+    assert message.endswith(f"(stn-visualize {run.path} --picture health shows how it came about)")
 
 
 def test_a_run_with_two_transformers_logs_both_and_is_resumed(
@@ -503,9 +526,9 @@ def test_a_run_with_two_transformers_logs_both_and_is_resumed(
     config, run = tiny(), RunDirectory.claim(tmp_path / "run")
     result = train(config, splits, run, CPU).result
     (first, _) = records(run, "transformer")
-    names = {"outside_share", "theta_spread"}
-    each = {f"{name}.transformer.{number}" for name in names for number in range(2)}
-    assert first.keys() == names | each | {"kind", "step", "pass", "seconds"}
+    each = {f"{name}.transformer.{number}" for name in WATCHED for number in range(2)}
+    own = {"kind", "step", "pass", "seconds", "classifier_gradient_norm"}
+    assert first.keys() == WATCHED | each | own
     transformers = nn.ModuleList(side_by_side().transformers.values())
     assert result.localisation_parameters == parameter_count(transformers)
     longer = tiny(train={"epochs": 3})
@@ -513,9 +536,11 @@ def test_a_run_with_two_transformers_logs_both_and_is_resumed(
 
 
 def test_one_transformer_has_no_name_in_the_metrics(finished):
-    names = {"kind", "step", "pass", "seconds", "outside_share", "theta_spread"}
+    norms = {"localisation_gradient_norm", "classifier_gradient_norm"}
+    own = {"kind", "step", "pass", "seconds", *norms}
     for record in records(finished.run, "transformer"):
-        assert record.keys() == names
+        assert record.keys() == WATCHED | own
+        assert all(math.isfinite(record[name]) for name in WATCHED | norms)
 
 
 def test_images_in_colour_train(tiny, splits, tmp_path):
@@ -590,5 +615,5 @@ def test_watching_moves_no_statistics(tiny, splits, building):
 
     building(build)
     state = State(tiny(), splits, CPU)
-    watch(state, [])
+    watch(state, [], Path("run"))
     assert int(state.model.classifier[0].num_batches_tracked) == 0
