@@ -146,16 +146,19 @@ class Muon(AdamW):
     @torch.no_grad()
     @override
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        # Uses up the gradients of hidden weights.
         with torch.enable_grad():
             loss = closure() if closure else None
+        gradients: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
             if group["hidden"]:
                 for weight in group["params"]:
                     if weight.grad is not None:
                         self.turn(weight, weight.grad, group)
+                        gradients.append((weight, weight.grad))
                         weight.grad = None  # AdamW skips what has no gradient
         super().step()
+        for weight, gradient in gradients:
+            weight.grad = gradient
         return loss
 
     def turn(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:

@@ -345,3 +345,13 @@ def test_average_forgets_the_first_weights_soon(decay):
         for weight in average.model.parameters():
             torch.testing.assert_close(weight.detach(), torch.full_like(weight, expected))
     assert int(average.count) == 30
+
+
+def test_muon_leaves_the_gradients_to_those_who_measure_them():
+    network = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3))
+    optimizer = build_optimizer(network, TrainSettings(optimizer="muon"))
+    network(torch.rand(4, 6)).square().sum().backward()
+    before = [weight.grad.clone() for weight in network.parameters()]
+    optimizer.step()
+    after = [weight.grad for weight in network.parameters()]
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
