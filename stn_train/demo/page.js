@@ -30,7 +30,7 @@ globalThis.demo = state; // for tests, and for whoever opens the developer tools
 
 // ---- The sliders, and the distortion that they make
 
-const SLIDERS = Object.entries(model.sliders).map(([name, slider]) => ({ name, ...slider }));
+const SLIDERS = model.sliders;
 
 function restValues() {
   return Object.fromEntries(SLIDERS.map(({ name, rest }) => [name, rest]));
@@ -321,7 +321,10 @@ function drawLooks() {
 
 // ---- Words and numbers
 
-const signed = (value, digits) => `${value < -0.5 * 10 ** -digits ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
+function signed(value, digits) {
+  const size = Math.abs(value).toFixed(digits);
+  return Number(size) === 0 ? size : `${value < 0 ? "−" : "+"}${size}`;
+}
 const percent = (share) => `${(100 * share).toFixed(share > 0.9995 ? 0 : 1)} %`;
 
 const POSES = [
@@ -337,7 +340,7 @@ function showAnswer() {
   const byShare = [...order].sort((a, b) => shares[b] - shares[a]);
   if (order.length > 12) order = byShare.slice(0, 10);
   const best = byShare[0];
-  byId("said").textContent = `${classes[best]} (${percent(shares[best])})`;
+  byId("said").replaceChildren(`${classes[best]} `, Object.assign(document.createElement("small"), { textContent: percent(shares[best]) }));
   [...byId("bars").children].forEach((row, at) => {
     const [name, track, number] = row.children, which = order[at];
     name.textContent = classes[which];
@@ -408,10 +411,10 @@ function setImage(image, picked) {
 
 function setValues(values) {
   Object.assign(state.values, values);
-  for (const { name, digits, unit } of SLIDERS) {
+  for (const { name, digits, unit, rest } of SLIDERS) {
     const input = byId(`slider-${name}`), value = state.values[name];
     if (Number(input.value) !== value) input.value = value;
-    const text = digits === 0 && name === "turn" ? `${signed(value, 0)}°` : `${value.toFixed(digits)}${unit}`.replace("-", "−");
+    const text = `${rest === 0 ? signed(value, digits) : value.toFixed(digits)}${unit}`;
     byId(`value-${name}`).textContent = text;
     input.setAttribute("aria-valuetext", text);
   }
@@ -419,11 +422,16 @@ function setValues(values) {
 }
 
 function buildSliders() {
-  for (const { name, label, low, high, step, rest } of SLIDERS) {
+  for (const { name, label, low, high, step, rest, trained } of SLIDERS) {
     const control = document.createElement("div");
     control.className = "control";
     control.innerHTML = `<label for="slider-${name}">${label}</label><output id="value-${name}" for="slider-${name}"></output><input id="slider-${name}" type="range" min="${low}" max="${high}" step="${step}" value="${rest}">`;
     byId("controls").append(control);
+    const [from, to] = (trained ?? [rest, rest]).map((value) => (100 * (value - low)) / (high - low));
+    const line = Object.assign(document.createElement("span"), { className: "trained" });
+    line.append(document.createElement("i"));
+    Object.assign(line.firstChild.style, { left: `${from}%`, width: `${to - from}%` });
+    control.append(line);
     byId(`slider-${name}`).addEventListener("input", (event) => {
       stopSwinging();
       setValues({ [name]: Number(event.target.value) });

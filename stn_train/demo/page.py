@@ -169,7 +169,9 @@ def trained_on(distortion: Distortion) -> str:
     """What the training images went through."""
     about = (type(distortion).__doc__ or "").strip().splitlines()[0].rstrip(".")
     plain = about.partition(" (section")[0].partition(" (A.")[0]
-    return f"The network was trained on {plain}. The sliders go beyond that: see where it fails."
+    known = any(each["trained"] for each in sliders(distortion))
+    lines = " The green lines show these ranges; the sliders go further." if known else ""
+    return f"The network was trained on {plain}.{lines}"
 
 
 def about_theta(run: Run) -> str:
@@ -240,8 +242,8 @@ def layout_of(grid: TransformGrid) -> dict[str, Any]:
     return {"layout": "numbers", "names": THETA_NAMES.get(type(grid), ())}
 
 
-def sliders(distortion: Distortion) -> dict[str, dict[str, Any]]:
-    """The sliders by name: range, and under ``trained`` that of the training, where it has one."""
+def sliders(distortion: Distortion) -> list[dict[str, Any]]:
+    """The sliders: range, and under ``trained`` that of the training, where it has one."""
     angle_deg = getattr(distortion, "max_angle_deg", None)
     sizes = [getattr(distortion, key, None) for key in ("min_scale", "max_scale")]
     room_px = (distortion.canvas_px - distortion.image_px) / 2
@@ -250,14 +252,14 @@ def sliders(distortion: Distortion) -> dict[str, dict[str, Any]]:
     tilts = [-0.35, 0.35] if hasattr(distortion, "corner_std_px") else None
     bends = [-0.2, 0.2] if hasattr(distortion, "control_std_px") else None
     turn = 180 if (angle_deg or 0) > 90 else 90
-    return {
-        "turn": slider("Turn", turn, 1, [-angle_deg, angle_deg] if angle_deg else None),
-        "size": slider("Size", (0.4, 1.6), 0.01, sizes if all(sizes) else None, rest=1.0),
-        "right": slider("Right", shift_px, 0.1, shifts, unit=" px"),
-        "down": slider("Down", shift_px, 0.1, shifts, unit=" px"),
-        "tilt": slider("Tilt (perspective)", 0.5, 0.01, tilts),
-        "bend": slider("Bend", 0.35, 0.01, bends),
-    }
+    return [
+        slider("Turn", turn, 1, [-angle_deg, angle_deg] if angle_deg else None, unit="°"),
+        slider("Size", (0.4, 1.6), 0.01, sizes if all(sizes) else None, rest=1.0),
+        slider("Right", shift_px, 0.1, shifts, unit=" px"),
+        slider("Down", shift_px, 0.1, shifts, unit=" px"),
+        slider("Tilt", 0.5, 0.01, tilts),
+        slider("Bend", 0.35, 0.01, bends),
+    ]
 
 
 def slider(
@@ -271,6 +273,7 @@ def slider(
     """A slider between two values, or between minus and plus a reach."""
     low, high = reach if isinstance(reach, tuple) else (-reach, reach)
     return {
+        "name": label.lower(),
         "label": label,
         "low": round(low, 2),
         "high": round(high, 2),

@@ -175,7 +175,7 @@ def test_images_in_colour_and_many_classes(chromium, tmp_path):
 
 def test_a_bar_is_a_one(page):
     page.draw(*bar())
-    assert page.evaluate("document.getElementById('said').textContent").startswith("1 (")
+    assert page.evaluate("document.getElementById('said').textContent").startswith("1 ")
     assert page.evaluate("document.querySelector('.best').firstElementChild.textContent") == "1"
     page.evaluate("document.getElementById('clear').click()")
     page.settle()
@@ -196,7 +196,7 @@ def test_a_finger_draws_on_a_phone(chromium, shipped):
     chromium.window(*PHONE, phone=True)
     chromium.open(shipped[0])
     chromium.touch(*bar())
-    assert chromium.evaluate("document.getElementById('said').textContent").startswith("1 (")
+    assert chromium.evaluate("document.getElementById('said').textContent").startswith("1 ")
 
 
 def test_the_transformer_follows_a_slider(page):
@@ -256,7 +256,7 @@ def test_nothing_is_asked_for_and_nothing_complained_of(page, shipped):
 def test_nothing_is_wider_than_the_window(width, chromium, shipped):
     chromium.window(width, 800, phone=width < 700)
     chromium.open(shipped[0])
-    assert chromium.evaluate("document.documentElement.scrollWidth") == width
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_it_is_dark_where_the_reader_wants_it(page):
