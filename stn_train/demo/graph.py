@@ -77,14 +77,13 @@ def observed_graph(run: Run) -> bytes:
             given = run_graph(path, images)
         except ImportError as error:
             raise ConfigError([missing_package("html", error)]) from None
-        content = without_traces(path)
-    with torch.inference_mode():
-        wanted = dict(zip(model.outputs, model(images), strict=True))
-    for name, output in wanted.items():
-        difference = float((given[name] - output).abs().max())
-        if not difference < TOLERANCE * max(1.0, float(output.abs().max())):  # so NaN fails too
-            raise StnError(f"the graph's {name} is off by {difference:.2g}: no page was made")
-    return content
+        with torch.inference_mode():
+            wanted = dict(zip(model.outputs, model(images), strict=True))
+        for name, output in wanted.items():
+            difference = float((given[name] - output).abs().max())
+            if not difference < TOLERANCE * max(1.0, float(output.abs().max())):  # so NaN fails too
+                raise StnError(f"the graph's {name} is off by {difference:.2g}: no page was made")
+        return without_traces(path)
 
 
 def without_traces(path: Path) -> bytes:

@@ -370,7 +370,7 @@ function thetaText({ layout, rows, columns, names }, values) {
     return Array.from({ length: rows }, (_, row) => numbers.slice(row * columns, (row + 1) * columns).join("")).join("\n");
   }
   if (names.length) return names.map((name, at) => `${name.padEnd(6)}${numbers[at]}`).join("\n");
-  return numbers.map((number, at) => number + (at % 8 === 7 ? "\n" : "")).join("");
+  return numbers.map((number, at) => number + (at % 4 === 3 ? "\n" : "")).join("");
 }
 
 // ---- The page at work: one computation at a time, always of the newest state

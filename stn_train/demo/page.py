@@ -20,6 +20,7 @@ from stn_train.geometry.transforms import (
     AttentionGrid,
     ControlGrid,
     FixedAttentionGrid,
+    MatrixGrid,
     ProjectiveGrid,
     RigidGrid,
     SimilarityGrid,
@@ -89,7 +90,7 @@ def demo_page(run: Run, test: Images) -> str:
     Raises ConfigError unless the network classifies images, or if a package is missing; StnError
     if the exported network computes something else; DataError if the runtime is damaged.
     """
-    if not isinstance(run.config.task, Classification):
+    if type(run.config.task) is not Classification:  # those derived from it see other inputs
         raise ConfigError(
             [
                 f"{run.config.title}: a live page shows the classification of an image; the task "
@@ -190,8 +191,12 @@ def about_theta(run: Run) -> str:
         case _:
             kind = f"{grid.parameter_count} numbers: they"
     takes = "takes" if kind.endswith(" it") else "take"
+    kind = f"Of each of the {len(front)}: {kind[0].lower()}{kind[1:]}" if len(front) > 1 else kind
     looks = f", after {front[0].iterations} looks" if front[0].iterations > 1 else ""
-    closest = "" if isinstance(grid, AffineGrid) else " (of the closest affine map)"
+    affine = isinstance(grid, MatrixGrid | FixedAttentionGrid) and not isinstance(
+        grid, ProjectiveGrid
+    )
+    closest = "" if affine else " (of the closest affine map)"
     return (
         f"{kind} {takes} each place of what the classifier sees to where it is read from{looks}. "
         f"In the table: what the sliders did, and what the transformer undoes{closest}, compared "

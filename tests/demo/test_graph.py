@@ -39,12 +39,13 @@ def test_outputs_are_those_of_the_trace(choices, tmp_path):
 
 
 def test_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
-    def wrong(path, images):
-        return {name: output + 1 for name, output in run_graph(path, images).items()}
-
-    monkeypatch.setattr(graph, "run_graph", wrong)
+    run = untrained(tmp_path, transform="none")
+    with torch.inference_mode():
+        wrong = run.model(torch.rand(2, 1, 28, 28)) + 1
+    monkeypatch.setattr(graph, "write_onnx", lambda *_: None)
+    monkeypatch.setattr(graph, "run_graph", lambda *_: {"logits": wrong})
     with pytest.raises(StnError, match="the graph's logits is off by 1"):
-        observed_graph(untrained(tmp_path, transform="none"))
+        observed_graph(run)
 
 
 def test_missing_package_is_told(tmp_path, monkeypatch):

@@ -129,7 +129,11 @@ UNTRAINED = {
     "Proj": {"distortion": "P", "transform": "Proj"},
     "TPS": {"distortion": "E", "transform": "TPS", "model": {"st_iterations": 2}},
     "baseline": {"distortion": "RTS", "backbone": "CNN", "transform": "none"},
-    "two": {"transformers": {"front": {"count": 2}}, "transform": "Rigid"},
+    "two": {
+        "transformers": {"front": {"count": 2}},
+        "transform": "Rigid",
+        "model": {"st_iterations": 1},
+    },
 }
 
 
@@ -158,7 +162,7 @@ def test_images_in_colour_and_many_classes(chromium, tmp_path):
     pixels = torch.randint(256, (28, 3, 20, 20), dtype=torch.uint8)
     images = Images(pixels, torch.arange(28) % 14, classes)
     pictures = {"source": {"folder": {"path": "pictures", "size": 20, "colour": True}}}
-    run = untrained(tmp_path, ImageFormat((3, 20, 20), classes), data=pictures)
+    run = untrained(tmp_path, ImageFormat((3, 20, 20), classes), data=pictures, transform="none")
     chromium.open(save_page(run, images, tmp_path / "demo.html"))
     with torch.inference_mode():
         wanted = run.model(input_of(chromium, run))
