@@ -58,8 +58,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         }
         values += content
     header[METADATA] |= {"sha256": sha256(values), "header_sha256": header_digest(header)}
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded = encode(header)
     length = len(encoded).to_bytes(8, "little")
     write_atomically(path, lambda stream: stream.write(length + encoded + values))
 
@@ -79,6 +78,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             raise ValueError("its header is cut short")
         header = json.loads(content[8 : 8 + length])
         values = memoryview(content)[8 + length :]
+        if encode(header) != content[8 : 8 + length]:  # the same JSON in other letters
+            raise ValueError("its header is written otherwise")
         metadata = header[METADATA]
         if metadata["sha256"] != sha256(values):
             raise CheckpointError(f"{path} is damaged: the SHA-256 of its values is another")
@@ -107,6 +108,12 @@ def tensor_of(entry: Mapping[str, Any], values: memoryview) -> Tensor:
 def bytes_of(tensor: Tensor) -> bytes:
     """The values of a tensor, row by row."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def encode(header: Mapping[str, Any]) -> bytes:
+    """A header as it is written: the values behind it start at a multiple of 8 bytes."""
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    return encoded + b" " * (-len(encoded) % 8)
 
 
 def header_digest(header: Mapping[str, Any]) -> str:
