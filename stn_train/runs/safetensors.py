@@ -48,15 +48,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     header: dict[str, Any] = {METADATA: dict(metadata)}
     # Large types first: then every tensor starts at a multiple of the size of its numbers.
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    values = b""
-    for name in ordered:
-        content = bytes_of(tensors[name])
+    parts, begin = [bytes_of(tensors[name]) for name in ordered], 0
+    for name, part in zip(ordered, parts, strict=True):
         header[name] = {
             "dtype": kinds[tensors[name].dtype],
             "shape": [*tensors[name].shape],
-            "data_offsets": [len(values), len(values) + len(content)],
+            "data_offsets": [begin, begin + len(part)],
         }
-        values += content
+        begin += len(part)
+    values = b"".join(parts)
     header[METADATA] |= {"sha256": sha256(values), "header_sha256": header_digest(header)}
     encoded = encode(header)
     length = len(encoded).to_bytes(8, "little")

@@ -94,7 +94,7 @@ def train(
         evaluation = evaluate(model, config.task, state.splits.test, config.evaluate.draws)
     total_seconds = train_seconds + time.perf_counter() - tested
     result = result_of(state, evaluation, environment, train_seconds, total_seconds)
-    save_model(run.model, state.checkpoint(), result.measured())
+    save_model(run.model, state.snapshot(), result.measured())
     write_json(run.result, result.as_dict())
     return TrainResult(model, evaluation, result, state.step)
 
