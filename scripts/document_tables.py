@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from torch import Tensor
 from typer.main import get_command
 
-from stn_train.cli.model import run_eval, run_export, run_visualize
+from stn_train.cli.export import run_demo, run_export
+from stn_train.cli.model import run_eval, run_visualize
 from stn_train.cli.table import run_table
 from stn_train.cli.train import run_train
 from stn_train.config import Cell, Config
@@ -573,6 +574,7 @@ def commands() -> dict[str, Any]:
         "stn-eval": run_eval,
         "stn-visualize": run_visualize,
         "stn-export": run_export,
+        "stn-demo": run_demo,
     }
     found = {name: get_command(app) for name, app in single.items()}
     below = get_command(run_table).commands

@@ -3,6 +3,8 @@
 python scripts/publish.py collect NAME RUN...   runs, or folders of runs -> NAME.jsonl
 python scripts/publish.py write                 results -> tables in README and docs, heads of
                                                 the configs
+python scripts/publish.py ship RUN...           finished runs -> the models that ship with the
+                                                program, stn_train/trained
 
 default.jsonl and addition.jsonl lie in stn_train/results, since the program reads them; the others
 in scripts/results, beside speed.json (the output of scripts/benchmark.py --json) and what
@@ -10,6 +12,7 @@ scripts/time_to_result.py and scripts/numerics.py measured.
 """
 
 import json
+import shutil
 from enum import StrEnum
 from pathlib import Path
 from statistics import mean
@@ -31,8 +34,13 @@ from document_tables import (
 from stn_train.config import Cell, Config, changed_settings, experiment_title
 from stn_train.config_errors import Source
 from stn_train.config_file import apply_overrides, load_config
+from stn_train.demo.graph import observed_graph, with_weights_of
 from stn_train.errors import ConfigError, StnError
+from stn_train.runs.directory import RunDirectory, load_run
+from stn_train.runs.files import write_json
+from stn_train.runs.hub import write_hub
 from stn_train.runs.result import finished_runs
+from stn_train.runs.shipped_models import FOLDER, GRAPH, write_sums
 from stn_train.table.paper import TABLES as PAPER_TABLES
 from stn_train.table.paper import PaperTable
 from stn_train.table.plan import shipped_config
@@ -114,6 +122,35 @@ def collect(name: str, runs: list[Path]) -> None:
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
+
+
+@app.command("ship")
+def ship_command(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs, or folders of runs.")],
+) -> None:
+    """Put finished runs among the models that ship; one of the same cell is replaced."""
+    try:
+        for path in [run.path for folder in runs for run in finished_runs(folder)]:
+            typer.echo(f"shipped     {ship(path)}")
+    except StnError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def ship(path: Path, parent: Path = FOLDER) -> Path:
+    """Put a finished run among the models that ship, under the name of its cell."""
+    run = load_run(path)
+    folder = parent / run.config.cell.file_name
+    shutil.rmtree(folder, ignore_errors=True)
+    write_hub(run, folder)
+    result = json.loads(run.directory.result.read_text())
+    del result["environment"]["command"]  # the config says it, without anybody's folders
+    shipped = RunDirectory(folder)
+    write_json(shipped.result, result)
+    shutil.copyfile(run.directory.metrics, shipped.metrics)
+    (folder / GRAPH).write_bytes(with_weights_of(shipped.model, observed_graph(run)))
+    write_sums(folder)
+    return folder
 
 
 def row_of(result: dict[str, Any]) -> tuple[str, Cell]:

@@ -10,18 +10,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from stn_train.cli import export as cli_export
 from stn_train.cli import model as cli_model
 from stn_train.cli import table as cli_table
 from stn_train.cli import train as cli_train
 from stn_train.config import Config
 from stn_train.config_errors import Source, check
 from stn_train.data import mnist
+from stn_train.data.images import ImageFormat
 from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
-from stn_train.runs.directory import RunDirectory
+from stn_train.runs.directory import Run, RunDirectory
 from stn_train.trainer.loop import TrainResult, train
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
+MNIST = ImageFormat((1, 28, 28), mnist.CLASSES)
 
 TINY: dict[str, Any] = {
     "distortion": "R",
@@ -123,6 +126,16 @@ def finished(tmp_path_factory, splits) -> Finished:
     return Finished(config, run, train(config, splits, run, CPU))
 
 
+def untrained(tmp_path, images: ImageFormat = MNIST, **choices) -> Run:
+    """A run of a network with random weights, whose transformers do something."""
+    config = Config.model_validate({"distortion": "R", "backbone": "FCN", **choices})
+    torch.manual_seed(0)
+    network = config.build_network(images)
+    for transformer in network.transformers.values():  # else it is the identity
+        torch.nn.init.normal_(transformer.regression.weight, std=0.02)
+    return Run(tmp_path / "last.pt", config, network, 0, images)
+
+
 def load_script(name: str) -> Any:
     """A module of scripts/, which find each other as they do when one of them is run."""
     if str(ROOT / "scripts") not in sys.path:
@@ -134,7 +147,8 @@ COMMANDS = {
     "stn-train": cli_train.run_train,
     "stn-eval": cli_model.run_eval,
     "stn-visualize": cli_model.run_visualize,
-    "stn-export": cli_model.run_export,
+    "stn-export": cli_export.run_export,
+    "stn-demo": cli_export.run_demo,
     "stn-table": cli_table.run_table,
 }
 

@@ -25,6 +25,7 @@ FLOORS = [
     {"config_file"},
     {"runs"},
     {"trainer", "visualiser"},
+    {"demo"},
     {"table"},
     {"cli"},
 ]

@@ -1,4 +1,4 @@
-"""`stn-eval`, `stn-visualize`, `stn-export`: measure, draw and export a trained model."""
+"""`stn-eval`, `stn-visualize`: measure and draw a trained model."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -39,13 +39,6 @@ class Picture(StrEnum):
     curves = "curves"
     volumes = "volumes"
     health = "health"
-
-
-class Form(StrEnum):
-    """What a model is exported as."""
-
-    onnx = "onnx"
-    pt2 = "pt2"
 
 
 @command("Example: stn-eval runs/rts_affine-seed1 --json")
@@ -137,7 +130,8 @@ def run_visualize(
         list[Path],
         typer.Argument(
             metavar="RUN_OR_CHECKPOINT...",
-            help="A run directory or a checkpoint; several with --picture curves only.",
+            help="A run directory, a checkpoint, or the name of a model that ships; several with "
+            "--picture curves only.",
         ),
     ],
     images: Annotated[
@@ -261,46 +255,25 @@ def curves_of(paths: Sequence[Path]) -> "tuple[Figure, Path]":
         names = [str(folder.path) for folder in folders]
     metrics = {title: folder.read_metrics() for title, folder in zip(names, folders, strict=True)}
     if len(folders) == 1:
-        return learning_curves(names[0], metrics), folders[0].path / name
+        return learning_curves(names[0], metrics), in_folder(folders[0].path, name)
     return learning_curves(f"{len(metrics)} runs", metrics), Path(name)
-
-
-@command("Example: stn-export runs/rts_affine-seed1 --format onnx")
-def run_export(
-    path: RunArgument,
-    form: Annotated[
-        Form, typer.Option("--format", help="onnx: for other programs; pt2: for PyTorch.")
-    ] = Form.onnx,
-    out: Annotated[
-        Path | None, typer.Option(help="The file. Default: beside the checkpoint, model.onnx.")
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Write a trained model for other programs, run the file, and compare."""
-    from stn_train.runs.directory import load_run
-    from stn_train.runs.exporter import BATCHES, export
-    from stn_train.runs.files import pretty_json
-
-    trained = load_run(path)
-    file = checked_path(out or beside(trained, f"model.{form}"), "--out", (f".{form}",))
-    difference = export(trained, form, file)
-    if as_json:
-        shape = trained.config.task.shape(trained.format)
-        report = {"file": str(file), "format": form, "input": [None, *shape]}
-        typer.echo(pretty_json(report | {"largest_difference": difference}))
-        return
-    typer.echo(f"exported    {file}, {file.stat().st_size / 1e6:.1f} MB")
-    batches = " and ".join(map(str, BATCHES))
-    typer.echo(f"checked     batches of {batches}: logits differ by {difference:.1g} at most")
 
 
 def beside(trained: "Run", name: str) -> Path:
     """Path for a file derived from a checkpoint: next to it.
 
-    Prefixed with the checkpoint's name unless that is last.pt.
+    Prefixed with the checkpoint's name unless that is last.pt or model.safetensors.
     """
     checkpoint = trained.checkpoint
-    return checkpoint.with_name(name if checkpoint.stem == "last" else f"{checkpoint.stem}-{name}")
+    own = "" if checkpoint.stem in ("last", "model") else f"{checkpoint.stem}-"
+    return in_folder(checkpoint.parent, f"{own}{name}")
+
+
+def in_folder(folder: Path, name: str) -> Path:
+    """Path for a file in the folder of a run; of a model that ships, here, with its name."""
+    from stn_train.runs.shipped_models import is_shipped
+
+    return Path(f"{folder.name}-{name}") if is_shipped(folder) else folder / name
 
 
 def test_images(trained: "Run", data_dir: Path | None) -> "Images":

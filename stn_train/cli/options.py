@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 import typer
 
 from stn_train.errors import ConfigError, StnError
+from stn_train.runs.shipped_models import shipped_models
 from stn_train.runs.signals import Terminated, end_on_signals
 
 if TYPE_CHECKING:
     from stn_train.tasks.base import Measure
 
 P = ParamSpec("P")
+
+
+def complete_model(beginning: str) -> list[str]:
+    """The shipped models whose names begin like this, for the shell's completion."""
+    return [name for name in shipped_models() if name.startswith(beginning)]
+
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
@@ -38,7 +45,11 @@ class Device(StrEnum):
 
 RunArgument = Annotated[
     Path,
-    typer.Argument(metavar="RUN_OR_CHECKPOINT", help="A run directory, or a checkpoint file."),
+    typer.Argument(
+        metavar="RUN_OR_CHECKPOINT",
+        help="A run directory, a checkpoint file, or the name of a model that ships.",
+        autocompletion=complete_model,
+    ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="Where to compute.")]
 DataDirOption = Annotated[

@@ -390,5 +390,9 @@ def load_splits(settings: DataSettings, data_dir: Path | None = None) -> Splits:
 def data_directory(data_dir: Path | None = None) -> Path:
     """Where data sets are kept: what the user names, $STN_DATA_DIR, the user's cache."""
     named = data_dir or os.environ.get(DATA_DIR_VARIABLE)
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(cache) / "stn_train"
+    return Path(named) if named else cache_directory()
+
+
+def cache_directory() -> Path:
+    """Our part of the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stn_train"

@@ -1,8 +1,12 @@
-"""Checkpoints: one file of plain types and tensors, and a reader that trusts none of it."""
+"""Checkpoints: one file of plain types and tensors, and a reader that trusts none of it.
 
+Beside them a finished model as safetensors, to hand on: the same without the trainer's state.
+"""
+
+import json
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,9 +23,13 @@ from stn_train.data.images import ImageFormat
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.models.network import Network
 from stn_train.runs.files import replacing, write_to_disk
+from stn_train.runs.safetensors import read_tensors, write_tensors
 
 FORMAT = 2
 """Version of the layout that is written."""
+
+SAFETENSORS = ".safetensors"
+"""The suffix of a model without the state of its training."""
 
 MNIST_IMAGES: dict[str, Any] = {"shape": [1, 28, 28], "classes": [*"0123456789"]}
 """The images of every checkpoint of format 1, which has no entry for them."""
@@ -76,22 +84,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, previous: Path | None = 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint; runs no code from it. Raises CheckpointError if it is not whole.
 
-    One of format 1 comes back in the present format.
+    One of format 1 comes back in the present format. A model as safetensors comes back without the
+    state of its training.
     """
-    try:
-        check_archive(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on strange files; they fail below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except CheckpointError:
-        raise
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
-    except Exception as error:  # a damaged pickle or archive can raise anything
-        reason = first_line(error)
-        raise CheckpointError(f"{path} is not a checkpoint of stn_train: {reason}") from None
+    content = read_model(path) if path.suffix == SAFETENSORS else read_archive(path)
     if not has_known_format(content):
         raise CheckpointError(f"{path} is not a checkpoint of stn_train, format 1 or {FORMAT}")
     if content["format"] == 1:
@@ -104,6 +100,54 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if problem:
         raise CheckpointError(f"{path} is damaged: {problem}")
     return Checkpoint(**content)
+
+
+def read_archive(path: Path) -> Any:
+    """What torch.save wrote, unchecked but for its bytes; raises CheckpointError if not whole."""
+    try:
+        check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on strange files; they fail below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {first_line(error)}") from None
+    except Exception as error:  # a damaged pickle or archive can raise anything
+        reason = first_line(error)
+        raise CheckpointError(f"{path} is not a checkpoint of stn_train: {reason}") from None
+
+
+def save_model(path: Path, checkpoint: Checkpoint, measured: Mapping[str, Any]) -> None:
+    """Write the model of a checkpoint as safetensors.
+
+    The metadata have what it takes to load it (config, step and images), and what was measured.
+    """
+    plain = {"config": checkpoint.config, "images": checkpoint.images, **measured}
+    metadata = {key: json.dumps(value) for key, value in plain.items()}
+    metadata |= {"format": "pt", "stn_train": str(checkpoint.format), "step": str(checkpoint.step)}
+    write_tensors(path, checkpoint.weights, metadata)
+
+
+def read_model(path: Path) -> dict[str, Any]:
+    """What `save_model` wrote, as the content of a checkpoint; raises CheckpointError if not whole.
+
+    The types of the entries are not checked.
+    """
+    weights, metadata = read_tensors(path)
+    try:
+        return {
+            "config": json.loads(metadata["config"]),
+            "step": int(metadata["step"]),
+            "weights": weights,
+            "training": {},
+            "images": json.loads(metadata["images"]),
+            "format": int(metadata["stn_train"]),
+        }
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} is not a model of stn_train: {error}") from None
 
 
 def has_known_format(content: Any) -> bool:

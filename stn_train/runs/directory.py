@@ -7,6 +7,7 @@ last.pt           the newest checkpoint
 previous.pt       the one before, in case the newest is damaged
 best.pt           the one with the best validation
 snapshots/        models along the way, where log.snapshots asks for them
+model.safetensors the finished model without the state of its training, to hand on
 tensorboard/      event files, where log.tensorboard asks for them
 wandb/            what Weights & Biases keeps, where log.tracker asks for it
 result.json       the test error and what it was measured on; written last
@@ -37,6 +38,7 @@ from stn_train.runs.files import (
     write_atomically,
     write_json,
 )
+from stn_train.runs.shipped_models import located
 
 
 class RunDirectory:
@@ -56,6 +58,7 @@ class RunDirectory:
         self.snapshots = path / "snapshots"
         self.tensorboard = path / "tensorboard"
         self.wandb = path / "wandb"
+        self.model = path / "model.safetensors"
         self.result = path / "result.json"
         self.lock: FolderLock | None = None
 
@@ -279,20 +282,26 @@ class Run(NamedTuple):
 
 
 def directory_of(path: Path) -> RunDirectory:
-    """The run directory that a path is, or in which it is a checkpoint or a snapshot."""
+    """The run directory that a path is, or in which it is a checkpoint or a snapshot.
+
+    Of the name of a shipped model, that model's.
+    """
+    path = located(path)
     folder = path.parent if path.is_file() else path
     return RunDirectory(folder.parent if folder.name == "snapshots" else folder)
 
 
 def load_run(path: str | PathLike[str]) -> Run:
-    """The model of a run directory (its newest checkpoint) or of a checkpoint file.
+    """The model of a run directory (its newest checkpoint), of a checkpoint file, or a shipped one.
 
-    It is on the CPU, in evaluation mode. Raises CheckpointError if it cannot be read.
+    It is on the CPU, in evaluation mode. A directory without a checkpoint can hold a
+    model.safetensors. Raises CheckpointError if it cannot be read.
     """
-    path = Path(path)
+    path = located(Path(path))
     if path.is_dir():
         below = sorted(found.parent.name for found in path.glob("*/last.pt"))
-        path = RunDirectory(path).last
+        run = RunDirectory(path)
+        path = run.model if run.model.exists() and not run.last.exists() else run.last
         if below and not path.exists():
             raise CheckpointError(f"{path.parent} is a folder of runs: name one, as {below[0]}")
     checkpoint = load_checkpoint(path)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -45,9 +45,7 @@ def export(run: Run, form: str, path: Path) -> float:
                 write(model, torch.rand(2, *shape), made)
                 exported = load(made)
             except ImportError as error:
-                raise ConfigError(
-                    [f"--format {form} needs {error.name}: pip install onnx onnxscript onnxruntime"]
-                ) from None
+                raise ConfigError([missing_package(form, error)]) from None
             generator = torch.Generator().manual_seed(0)
             batches = [torch.rand(count, *shape, generator=generator) for count in BATCHES]
             with torch.inference_mode():
@@ -60,8 +58,15 @@ def export(run: Run, form: str, path: Path) -> float:
     return difference
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
-    """Write ONNX, the weights inside the one file."""
+def missing_package(form: str, error: ImportError) -> str:
+    """What to do about a package that a form needs."""
+    return f"--format {form} needs {error.name}: pip install onnx onnxscript onnxruntime"
+
+
+def write_onnx(
+    model: nn.Module, images: Tensor, path: Path, outputs: Sequence[str] = ("logits",)
+) -> None:
+    """Write ONNX, the weights inside the one file. outputs: the names of what the model returns."""
     for package in ("onnx", "onnxscript"):
         import_module(package)  # a clear error if it is missing
     batch = {0: torch.export.Dim("batch")}
@@ -72,7 +77,7 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
             dynamo=True,
             dynamic_shapes=(batch,),
             input_names=["images"],
-            output_names=["logits"],
+            output_names=[*outputs],
             verbose=False,
         )
     assert program is not None  # only the former exporter returns None

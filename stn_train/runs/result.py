@@ -135,6 +135,15 @@ class Result:
                 content[key] = [*value] if isinstance(value, tuple) else value
         return content
 
+    def measured(self) -> dict[str, Any]:
+        """What goes with the weights wherever they go: the score, by its key in result.json."""
+        names = (
+            *("test_percent", "interval_95_percent", "draws_mean_percent"),
+            *("test_digits", "test_sha256", "seed", "numerics"),
+        )
+        keys = keys_in_file(self.measure)
+        return {keys[name]: getattr(self, name) for name in names}
+
 
 NULL_IN_FILE = ("validation_percent", "confusion")
 """The fields that are in the file even where they are None."""

@@ -16,7 +16,7 @@ from stn_train.diagnosis import circumstances, judge, of_transformer, watched
 from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import Evaluation, evaluate, predict, score_percent
 from stn_train.models.network import Network, parameter_count
-from stn_train.runs.checkpoint import save_checkpoint
+from stn_train.runs.checkpoint import save_checkpoint, save_model
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
@@ -97,6 +97,7 @@ def train(
         evaluation = evaluate(model, config.task, state.splits.test, config.evaluate.draws)
     total_seconds = train_seconds + time.perf_counter() - tested
     result = result_of(state, evaluation, environment, train_seconds, total_seconds)
+    save_model(run.model, state.snapshot(), result.measured())
     write_json(run.result, result.as_dict())
     return TrainResult(model, evaluation, result, state.step)
 

@@ -20,6 +20,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import stn_train
+from stn_train.cli import export as cli_export
 from stn_train.cli import model as cli_model
 from stn_train.cli import train as cli_train
 from stn_train.cli.options import Device
@@ -102,7 +103,8 @@ def flags(app) -> set[str]:
             "stn-visualize",
             "paths --out --picture --animate --misclassified --digits --data-dir",
         ),
-        ("stn-export", "path --format --out --json"),
+        ("stn-export", "path --format --out --json --data-dir"),
+        ("stn-demo", "path --out --no-open --data-dir"),
     ],
 )
 def test_flags_are_these(name, expected):
@@ -128,8 +130,9 @@ def test_help_has_an_example_and_the_exit_codes(name, command):
 
 HELP = """
 import contextlib, io, sys, time
-from stn_train.cli import model, table, train
-apps = (train.run_train, model.run_eval, model.run_visualize, model.run_export, table.run_table)
+from stn_train.cli import export, model, table, train
+apps = (train.run_train, model.run_eval, model.run_visualize, table.run_table)
+apps += (export.run_export, export.run_demo)
 for app in apps:
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
         sys.argv = ["stn", "--help"]
@@ -147,7 +150,7 @@ def test_help_imports_nothing_heavy_and_answers_at_once(tmp_path):
 
 def test_choices_are_what_can_be_made(monkeypatch):
     assert [*cli_model.Picture] == [*charts.PICTURES]
-    assert [*cli_model.Form] == [*FORMS]
+    assert [*cli_export.Form] == [*FORMS, "html", "hub"]
     for part in (torch.cuda, torch.backends.mps):
         monkeypatch.setattr(part, "is_available", lambda: True)
     named = [device for device in Device if device != Device.auto]

@@ -126,7 +126,7 @@ def test_default_names_are_numbered(tmp_path):
 def test_finished_run_has_its_files_and_no_others(finished):
     names = {path.name for path in finished.run.path.iterdir()}
     files = {"config.yaml", "environment.json", "metrics.jsonl", "result.json", ".lock"}
-    assert names == files | {"last.pt", "previous.pt", "best.pt"}
+    assert names == files | {"last.pt", "previous.pt", "best.pt", "model.safetensors"}
 
 
 def test_config_of_a_run_can_be_trained_again(finished):

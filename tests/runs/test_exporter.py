@@ -5,29 +5,17 @@ import sys
 
 import pytest
 import torch
+from conftest import untrained
 from torch import nn
 
-from stn_train.config import Config
 from stn_train.data.images import ImageFormat
-from stn_train.data.mnist import CLASSES
 from stn_train.errors import ConfigError, StnError
 from stn_train.models.backbones import BACKBONES
 from stn_train.runs import exporter
-from stn_train.runs.directory import Run
 from stn_train.runs.exporter import FORMS, export
 
-MNIST = ImageFormat((1, 28, 28), CLASSES)
 COLOUR = ImageFormat((3, 32, 32), ("cat", "dog"))
 PICTURES = {"source": {"folder": {"path": "pictures", "size": 32, "colour": True}}}
-
-
-def untrained(tmp_path, images: ImageFormat = MNIST, **choices) -> Run:
-    config = Config.model_validate({"distortion": "R", "backbone": "FCN", **choices})
-    torch.manual_seed(0)
-    network = config.build_network(images)
-    for transformer in network.transformers.values():  # else it is the identity
-        torch.nn.init.normal_(transformer.regression.weight, std=0.02)
-    return Run(tmp_path / "last.pt", config, network, 0, images)
 
 
 RUNS = {
