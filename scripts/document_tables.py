@@ -112,6 +112,28 @@ def addition_table() -> str:
     return "\n".join(parts)
 
 
+def made_birds_table() -> str:
+    """Every model on the birds that scripts/made_birds.py draws, in Markdown."""
+    results = results_of("made_birds")
+    lines = [("model", "accuracy", "seeds", "of chance", "parameters", "passes", "minutes a run")]
+    for cell in dict.fromkeys(result.cell for result in results):
+        runs = [result for result in results if result.cell == cell]
+        rights = [run.test_percent for run in runs]
+        spread = f" ± {stdev(rights):.1f}" if len(runs) > 1 else ""
+        lines.append(
+            (
+                cell.model,
+                f"{mean(rights):.1f}{spread}",
+                " ".join(str(run.seed) for run in runs),
+                f"{100 / len(runs[0].confusion or [()]):.1f}",
+                f"{runs[0].parameters:,}",
+                f"{runs[0].passes:g}",
+                f"{mean(run.train_seconds for run in runs) / 60:.1f}",
+            )
+        )
+    return f"{markdown_lines(lines)}\n{circumstances(results)}\n" if results else "Not yet run.\n"
+
+
 def calibration_table() -> str:
     """The readings of the paper that were tried on the baselines, in Markdown."""
     lines: list[tuple[str, ...]] = [
@@ -588,6 +610,7 @@ TABLES = {
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "addition": ("docs/experiments.md", addition_table),
+    "made birds": ("docs/experiments.md", made_birds_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
     "families": ("docs/transforms.md", families_table),
