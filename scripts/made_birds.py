@@ -3,9 +3,9 @@
 python scripts/made_birds.py made_birds         then stn-train --config birds_made.yaml
 
 A bird has a red head and a blue tail at opposite ends of its body, anywhere in the picture. Both
-are barred, lined or checked: nine classes, told apart by two small parts together. The patterns are
-so fine that they are lost where a picture is shrunk to 64 px, and the parts so far apart that no
-window of half the picture's side has both: a network needs two windows, and they have to move.
+have bars, lines or a grid on them: nine classes, told apart by two small parts together. The
+patterns are so fine that they are lost where a picture is shrunk to 64 px, and the parts so far apart
+that no window of half the picture's side has both: two windows are needed, and they have to move.
 """
 
 import functools
@@ -32,7 +32,7 @@ MARGIN_PX = 22
 TILT_DEG = 50
 """How far a body may be tilted from the horizontal."""
 
-PATTERNS = {"barred": (0, 1), "lined": (1, 0), "checked": (1, 1)}
+PATTERNS = {"bars": (0, 1), "lines": (1, 0), "grid": (1, 1)}
 """Name -> whether it changes from left to right, and from top to bottom."""
 HEAD, TAIL = ((120, 20, 20), (255, 130, 120)), ((20, 30, 120), (130, 150, 255))
 """Dark and light colour of each part."""
@@ -53,7 +53,7 @@ def main(
     images.mkdir(parents=True)
     tables: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
     numbers = itertools.count(1)
-    names = [f"{n:03}.{head}_head_{tail}_tail" for n, (head, tail) in enumerate(CLASSES, start=1)]
+    names = [f"{n:03}.{head}_{tail}" for n, (head, tail) in enumerate(CLASSES, start=1)]
     for label, (name, patterns) in enumerate(zip(names, CLASSES, strict=True), start=1):
         (images / name).mkdir()
         for each in range(training + test):

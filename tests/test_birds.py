@@ -63,7 +63,7 @@ def trained(folder, tmp_path_factory):
 def test_the_drawn_set_is_in_the_format_of_the_real_one(folder):
     settings = {"source": {"cub_format": {"path": str(folder), "size": 32}}}
     splits = load_splits(DataSettings.model_validate(settings), folder.parent)
-    assert splits.test.classes[:2] == ("barred head barred tail", "barred head lined tail")
+    assert splits.test.classes[:2] == ("bars bars", "bars lines")
     for images, each in ((splits.training, 6), (splits.test, 2)):
         assert torch.bincount(images.labels).tolist() == [each] * 9
         assert len(images.pixels.flatten(1).unique(dim=0)) == len(images)

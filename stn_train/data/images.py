@@ -53,7 +53,7 @@ class Images:
     def sha256(self) -> str:
         """SHA-256 of the pixels' bytes followed by the labels', one byte each up to 256 classes."""
         labels = self.labels.byte() if len(self.classes) <= 256 else self.labels
-        # Not `tobytes`: pixels can be gigabytes on the disk.
-        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy())
+        # `data`, not `tobytes`: pixels can be gigabytes on the disk.
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().data)
         digest.update(labels.cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -96,7 +96,8 @@ class Trunk(nn.Sequential):
     @override
     def forward(self, images: Tensor) -> Tensor:
         # What torchvision's weights were trained on: values from -1 to 1.
-        return super().forward(2 * images - 1)  # type: ignore[no-any-return]
+        maps: Tensor = super().forward(2 * images - 1)  # type: ignore[no-untyped-call]
+        return maps
 
 
 class CropDescriptors(nn.Module):

@@ -276,12 +276,12 @@ def class_means(run: Run, test: Images) -> Figure:
     every = (
         "each class" if names == (classes or test.classes) else f"the first {len(names)} classes"
     )
-    figure.suptitle(
+    title = (
         f"{run.config.title}: mean and deviation of {every} over {len(labels):,} "
-        f"test {word_for_images(test.classes)}",
-        fontsize=12,
-        fontweight="bold",
+        f"test {word_for_images(test.classes)}"
     )
+    size = min(12, 0.85 * fitting_size(title, figure.get_figwidth(), 15))  # bold is wider
+    figure.suptitle(title, fontsize=size, fontweight="bold")
     return figure
 
 
