@@ -234,7 +234,8 @@ class PlainTransformer(nn.Module):
         theta = self.localise(small)
         for _ in range(self.looks - 1):
             correction = self.localise(self.read(images, theta, small.shape[2:]))
-            theta = self.grid.compose(theta, correction)
+            with torch.autocast(theta.device.type, enabled=False):
+                theta = self.grid.compose(theta, correction)
         return self.read(images, theta, self.size or images.shape[2:])
 
     def localise(self, images: Tensor) -> Tensor:
@@ -249,7 +250,8 @@ class PlainTransformer(nn.Module):
             shape = [*images.shape[:2], height, width]
             grid = F.affine_grid(theta.view(-1, 2, 3), shape, align_corners=False)
         else:
-            grid = self.grid(theta, (height, width))
+            with torch.autocast(theta.device.type, enabled=False):
+                grid = self.grid(theta, (height, width))
         return F.grid_sample(images, grid, align_corners=False)
 
 
@@ -311,14 +313,21 @@ def shipped_config(
 
 
 def shipped_configs() -> Iterator[Config]:
-    """By the default recipe, all that is registered: on digits of 28 px, and on a larger canvas.
+    """By the default recipe, on digits of 28 px and on a larger canvas: all that is registered.
 
-    Of the tasks those on images: its peers have no volumes.
+    The backbones and transforms of the paper's table each with each, every other transform in
+    front of the FCN, every other backbone without a transformer and with the affine one, every
+    other task with that one and the FCN. Of the tasks those on images: the peers have no volumes.
     """
-    tasks = [name for name, task in TASKS.items() if len(task().shape(DIGITS)) == 3]
-    for task, distortion in itertools.product(tasks, ("R", "RTS")):
-        for backbone, transform in itertools.product(BACKBONES, ("none", *TRANSFORMS)):
-            yield shipped_config(backbone, transform, distortion, task)
+    pairs = list(itertools.product(("FCN", "CNN"), ("none", "Aff", "Proj", "TPS")))
+    pairs += [("FCN", transform) for transform in TRANSFORMS]
+    pairs += list(itertools.product(BACKBONES, ("none", "Aff")))
+    for distortion in ("R", "RTS"):
+        for backbone, transform in dict.fromkeys(pairs):
+            yield shipped_config(backbone, transform, distortion)
+    for name, task in TASKS.items():
+        if name != "classification" and len(task().shape(DIGITS)) == 3:
+            yield shipped_config("FCN", "Aff", "RTS", name)
 
 
 def step_rows(splits: Splits, watch: Stopwatch) -> list[Row]:

@@ -214,9 +214,11 @@ def train_in(
 def draw_pictures(run: "Run", test: "Images", observer: "Observer") -> "Iterator[Path]":
     """Draw every picture of a finished run into its directory; yields their paths."""
     # Imported now: the first step of the training does not wait for matplotlib.
+    from stn_train.runs.machine import hand_back_freed_memory
     from stn_train.visualiser.charts import PICTURES, pictures_of
     from stn_train.visualiser.style import save
 
+    hand_back_freed_memory()
     for name in pictures_of(run.config):
         try:
             figure = PICTURES[name](run, test)

@@ -301,6 +301,7 @@ class Flow(torch.autograd.Function):
     def forward(ctx: Any, start: Tensor, fields: Tensor, *others: Any) -> Tensor:
         """As `follow`: start (2, M), fields (2, 3, B * C), then the other arguments -> (2, M)."""
         images, cells, *rest = others
+        fields = fields.to(start.dtype)  # autocast multiplies matrices in another
         size = CPU_PART if start.device.type == "cpu" else max(start.shape[1], 1)
         parts = zip(start.split(size, 1), images.split(size), cells.split(size), strict=True)
         ends, legs = zip(*[follow(*part, fields, *rest) for part in parts], strict=True)

@@ -88,3 +88,12 @@ def keep_freed_memory() -> None:
     libc = ctypes.CDLL(None)
     libc.mallopt(trim_threshold, 512 << 20)
     libc.mallopt(mmap_threshold, 32 << 20)  # the most that it takes
+
+
+def hand_back_freed_memory() -> None:
+    """Return what is freed to the system, between parts of a program that need other sizes.
+
+    Does nothing with another C library than glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

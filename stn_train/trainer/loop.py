@@ -18,7 +18,7 @@ from stn_train.runs.checkpoint import save_checkpoint
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
-from stn_train.runs.machine import wait_for
+from stn_train.runs.machine import hand_back_freed_memory, wait_for
 from stn_train.runs.result import NUMERICS, Result
 from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
 from stn_train.tasks.examples import Examples
@@ -91,6 +91,7 @@ def train(
     train_seconds = state.seconds
     model = state.evaluated
     tested = time.perf_counter()
+    hand_back_freed_memory()  # a batch of the test is larger than one of the training
     with stopped_as(untested):
         evaluation = evaluate(model, config.task, state.splits.test, config.evaluate.draws)
     total_seconds = train_seconds + time.perf_counter() - tested

@@ -673,3 +673,15 @@ def test_a_new_family_is_one_class_with_its_settings():
     assert Mesh(side=5).build().parameter_count == 50
     assert Mesh().model_dump() == {"side": 3}
     assert Mesh.model_fields["side"].description == "Control points a side."
+
+
+@EVERY_FAMILY
+def test_a_grid_under_autocast_has_gradients_in_theta_s_own_precision(family):
+    grid = family().build()
+    theta = grid.identity.repeat(3, 1).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        points = grid(theta, (4, 5))
+    (points.float() - 0.1).square().sum().backward()
+    assert theta.grad.dtype == torch.float32
+    assert theta.grad.isfinite().all()
+    assert theta.grad.any()

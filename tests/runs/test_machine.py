@@ -121,3 +121,31 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_used_again_without_new_pages():
     done = subprocess.run([sys.executable, "-c", PAGES_NEEDED], capture_output=True, check=True)
     assert int(done.stdout) < 2000  # of 23,438 pages of 4 KiB
+
+
+PAGES_HELD = """
+import torch
+from stn_train.runs.machine import hand_back_freed_memory, keep_freed_memory
+
+
+def pages() -> int:
+    return int(open("/proc/self/statm").read().split()[1])
+
+
+keep_freed_memory()
+held = [torch.ones(6_000_000) for _ in range(4)]  # 24 MB each
+last = torch.ones(1000)  # lies behind them
+most = pages()
+del held
+kept = pages()
+hand_back_freed_memory()
+print(most - kept, most - pages())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_handed_back():
+    done = subprocess.run([sys.executable, "-c", PAGES_HELD], capture_output=True, check=True)
+    while_kept, after = map(int, done.stdout.split())
+    assert while_kept < 2000 < 20_000 < after  # of 23,438 pages of 4 KiB
