@@ -370,9 +370,10 @@ class Crop(Warping):
     The usual augmentation of photographs. All lies at whole pixels: nothing is interpolated.
     """
 
-    canvas_px: CanvasSide = 24
-    """Side of the square in pixels. Unless given, seven eighths of the images' own: 224 px of 256
-    px. A square larger than the image has black around it."""
+    canvas_px: CanvasSide = 26
+    """Side of the square in pixels. Unless given, seven eighths of the images' own, or one or two
+    more for an even number: 224 px of 256 px. A square larger than the image has black around it.
+    """
     mirror: bool = True
     """Mirror training images left to right, half of the time."""
     centred: bool = False
@@ -381,7 +382,7 @@ class Crop(Warping):
     @override
     def fitted(self, image_px: int) -> Self:
         given = "canvas_px" in self.model_fields_set
-        canvas_px = self.canvas_px if given else max(SMALLEST_PX, image_px * 7 // 8)
+        canvas_px = self.canvas_px if given else 2 * math.ceil(image_px * 7 / 16)
         return self.resized(canvas_px, image_px)
 
     @override
