@@ -108,7 +108,7 @@ class SpatialTransformer(nn.Module):
     ) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
         small = self.pooled(maps) if small is None else small
-        theta = self.localise(small, features)
+        theta = self.localise(small) if features is None else self.regress(features)
         for _ in range(self.iterations - 1):
             # Sampled from the whole map: where the transform zooms in, it shows more than `small`.
             correction = self.localise(self.read(maps, theta, side_lengths(small)).output)
@@ -116,9 +116,12 @@ class SpatialTransformer(nn.Module):
                 theta = self.transform.compose(theta, correction)
         return self.read(maps, theta, self.output_size or side_lengths(maps))
 
-    def localise(self, maps: Tensor, features: Tensor | None = None) -> Tensor:
+    def localise(self, maps: Tensor) -> Tensor:
         """The theta (B, P) that is predicted from maps of the localisation network's size."""
-        features = self.localisation(maps) if features is None else features
+        return self.regress(self.localisation(maps))
+
+    def regress(self, features: Tensor) -> Tensor:
+        """The theta (B, P) that is predicted from features of the localisation network."""
         if features.shape[1:] != (self.regression.in_features,):
             wanted, found = f"(B, {self.regression.in_features})", tuple(features.shape)
             raise ValueError(f"the localisation network must return {wanted}, got {found}")
