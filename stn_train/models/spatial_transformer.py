@@ -126,7 +126,7 @@ class SpatialTransformer(nn.Module):
             wanted, found = f"(B, {self.regression.in_features})", tuple(features.shape)
             raise ValueError(f"the localisation network must return {wanted}, got {found}")
         # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
-        with torch.autocast(maps.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
             return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
