@@ -20,14 +20,14 @@ from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
 
-HEIGHT, WIDTH = 160, 192
-PART_PX = 12
+HEIGHT, WIDTH = 320, 384
+PART_PX = 24
 """Radius of a head or a tail."""
-PERIOD_PX = 4
+PERIOD_PX = 6
 """Of a pattern, one dark and one light stripe."""
-APART_PX = (78, 100)
+APART_PX = (156, 200)
 """Between head and tail: least and most."""
-MARGIN_PX = 22
+MARGIN_PX = 44
 """From the middle of a part to the border of the square in the middle of the picture."""
 TILT_DEG = 50
 """How far a body may be tilted from the horizontal."""
@@ -73,7 +73,7 @@ def bird(chance: random.Random, head: str, tail: str) -> Image.Image:
     """A picture of a bird with these patterns on its head and its tail."""
     picture = background(chance)
     places = ends(chance)
-    ImageDraw.Draw(picture).line(places, fill=BODY, width=14)
+    ImageDraw.Draw(picture).line(places, fill=BODY, width=28)
     for (x, y), name, colours in zip(places, (head, tail), (HEAD, TAIL), strict=True):
         mask = Image.new("L", picture.size)
         round_part = (x - PART_PX, y - PART_PX, x + PART_PX, y + PART_PX)
@@ -124,7 +124,7 @@ def background(chance: random.Random) -> Image.Image:
         ]
     )
     soft = coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-    return soft.filter(ImageFilter.GaussianBlur(2))
+    return soft.filter(ImageFilter.GaussianBlur(4))
 
 
 if __name__ == "__main__":
