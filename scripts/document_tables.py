@@ -113,6 +113,41 @@ def addition_table() -> str:
     return "\n".join(parts)
 
 
+def made_birds_table() -> str:
+    """Every network on the birds that scripts/made_birds.py draws, in Markdown."""
+    results = results_of("made_birds")
+    lines = [("network", "on", "accuracy in %", "seeds", "parameters", "passes", "minutes a run")]
+    for name in dict.fromkeys(map(made_birds_name, results)):
+        runs = [result for result in results if made_birds_name(result) == name]
+        rights = [run.test_percent for run in runs]
+        spread = f" ± {stdev(rights):.1f}" if len(runs) > 1 else ""
+        lines.append(
+            (
+                name,
+                runs[0].cell.distortion,
+                f"{mean(rights):.1f}{spread}",
+                " ".join(str(run.seed) for run in runs),
+                f"{runs[0].parameters:,}",
+                f"{runs[0].passes:g}",
+                f"{mean(run.train_seconds for run in runs) / 60:.1f}",
+            )
+        )
+    return f"{markdown_lines(lines)}\n{circumstances(results)}\n" if results else "Not yet run.\n"
+
+
+def made_birds_name(result: Result) -> str:
+    """The network of a run, and what it was given."""
+    config, seen = Config.from_run(result.config), result.cell.distortion.removeprefix("crop")
+    moves = config.train.localisation_learning_rate_scale
+    return result.cell.model + (
+        f", {seen} px"
+        if config.transform is None
+        else ""
+        if moves
+        else ", windows that do not move"
+    )
+
+
 def calibration_table() -> str:
     """The readings of the paper that were tried on the baselines, in Markdown."""
     lines: list[tuple[str, ...]] = [
@@ -590,6 +625,7 @@ TABLES = {
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "addition": ("docs/experiments.md", addition_table),
+    "made birds": ("docs/experiments.md", made_birds_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
     "families": ("docs/transforms.md", families_table),

@@ -66,12 +66,20 @@ class Cell(NamedTuple):
     @property
     def overrides(self) -> list[str]:
         """What makes an experiment of any other cell one of this, as ``key=value``."""
-        chosen_names = [f"distortion={self.distortion}", f"backbone={self.backbone}"]
+        chosen_names = [distortion_override(self.distortion), f"backbone={self.backbone}"]
         return chosen_names + overrides_for(self.transform)
 
     def __str__(self) -> str:
         """RTS:CNN:Aff, as the command line takes it."""
         return ":".join(self)
+
+
+def distortion_override(label: str) -> str:
+    """What to set for a distortion that `Distortion.label` calls so, as ``key=value``."""
+    name = label.rstrip("0123456789")
+    if label in DISTORTIONS or name not in DISTORTIONS:
+        return f"distortion={label}"
+    return f"distortion={{{name}: {{canvas_px: {label.removeprefix(name)}}}}}"
 
 
 class TrainSettings(Settings):
@@ -168,13 +176,14 @@ class Config(Settings):
     """Decides the first weights, the order of the images and their distortions."""
     data: DataSettings = DataSettings()
     distortion: Annotated[Distortion, *chosen(DISTORTIONS)] = RotationScaleTranslation()
-    """R, RTS, P, E, T, TC or none; or `{name: {settings}}`."""
+    """R, RTS, P, E, T, TC, crop (of photographs) or none; or `{name: {settings}}`."""
     task: Annotated[Task, *chosen(TASKS)] = Classification()
-    """What the network is asked to do with the distorted images: classification, or extruded, to
-    classify volumes made of them; or `{name: {settings}}`."""
+    """What the network is asked to do with the distorted images: classification, or recognition,
+    the same with the share that is right as its measure, or extruded, to classify volumes made of
+    them; or `{name: {settings}}`."""
     backbone: Annotated[Backbone, *chosen(BACKBONES)] = Convolutional()
-    """The classifier: FCN or CNN of the paper, or the small network of PyTorch's tutorial (images
-    alone); or `{name: {settings}}`."""
+    """The classifier: FCN or CNN of the paper, Inception of its birds, or the small network of
+    PyTorch's tutorial (the last two for images alone); or `{name: {settings}}`."""
     transform: Annotated[Transform | None, *chosen(TRANSFORMS, none=True)] = Affine()
     """What the spatial transformer can do: Translation, Rigid, Attention, Similarity, Aff (also of
     volumes), Proj, PiecewiseAffine, TPS or CPAB; none for no spatial transformer; or
@@ -269,7 +278,7 @@ class Config(Settings):
     def cell(self) -> Cell:
         """The names of distortion, backbone and transform, or arrangement of transformers."""
         return Cell(
-            name_of(DISTORTIONS, self.distortion),
+            self.distortion.label(name_of(DISTORTIONS, self.distortion)),
             name_of(BACKBONES, self.backbone),
             arrangement(self.transformers, self.transform),
         )

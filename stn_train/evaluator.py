@@ -14,10 +14,6 @@ from stn_train.data.images import Images
 from stn_train.tasks import Measure, Task
 from stn_train.tasks.examples import Examples
 
-BATCH = 500
-"""Images at once: they and their activations stay in the processor's cache. A constant, since
-the last bit of a logit can depend on it and the number reported must not."""
-
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -107,8 +103,7 @@ def confusion_of(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
 def predict(network: nn.Module, examples: Examples) -> Tensor:
     """A network's outputs (N, ...) for examples, on their device."""
     network.eval()
-    parts = [slice(start, start + BATCH) for start in range(0, len(examples), BATCH)]
-    return torch.cat([network(examples.batch(part).inputs) for part in parts])
+    return torch.cat([network(examples.batch(part).inputs) for part in examples.parts()])
 
 
 @torch.inference_mode()
@@ -116,8 +111,8 @@ def answer(network: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
     """A network's answers (N, ...) to examples, and what is right (N, ...)."""
     network.eval()
     answers, targets = [], []
-    for start in range(0, len(examples), BATCH):
-        batch = examples.batch(slice(start, start + BATCH))
+    for part in examples.parts():
+        batch = examples.batch(part)
         answers.append(examples.task.answers(network(batch.inputs)))
         targets.append(batch.targets)
     return torch.cat(answers), torch.cat(targets)

@@ -58,6 +58,21 @@ DEFAULT_CNN: Sections = {
     },
 }
 
+# A.6: "SGD, base learning rate 0.1, dropped by 10 after 10k, 20k and 25k of 30k iterations, weight
+# decay 1e-5, the localisation network's learning rate 1e-4 of that". Not tuned here.
+BIRDS = {
+    "steps": 30_000,
+    "batch_size": 256,
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "localisation_learning_rate_scale": 1e-4,
+    "momentum": 0.9,
+    "weight_decay": 1e-5,
+    "schedule": "step",
+    "step_at": [1 / 3, 2 / 3, 5 / 6],
+    "step_factor": 0.1,
+}
+
 RECIPES: dict[str, dict[str, Sections]] = {
     "default": {
         "FCN": DEFAULT_FCN,
@@ -67,8 +82,12 @@ RECIPES: dict[str, dict[str, Sections]] = {
             **DEFAULT_CNN,
             "backbone": {"localisation_filters": 32, "localisation_features": 64},
         },
+        "Inception": {"train": BIRDS},
     },
-    "paper": {name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN")},
+    "paper": {
+        **{name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN")},
+        "Inception": {"train": {**BIRDS, "precision": "float32"}},
+    },
 }
 """recipe -> backbone -> section -> settings. The fields' own defaults are the paper's networks."""
 

@@ -66,7 +66,7 @@ def test_closed_choices_are_the_keys_of_their_dict(section, field, known):
     assert get_args(section.model_fields[field].annotation) == tuple(known)
 
 
-SETTINGS_NEEDED = {"folder": {"path": "pictures"}}
+SETTINGS_NEEDED = {"folder": {"path": "pictures"}, "cub_format": {"path": "birds"}}
 
 
 @pytest.mark.parametrize(

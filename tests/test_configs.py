@@ -11,7 +11,7 @@ from stn_train.config_file import load_config
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat
 from stn_train.geometry.transforms import TRANSFORMS
-from stn_train.models.network import parameter_count
+from stn_train.models.network import parameter_count, stands
 from stn_train.runs.directory import RunDirectory
 from stn_train.shipped_configs import complete_config, shipped_configs, shipped_directory
 from stn_train.table.paper import TABLES
@@ -21,11 +21,12 @@ NAMES = [path.name for path in shipped_configs()]
 TABLE = {cell: TABLES["mnist"].published(cell) for cell in TABLES["mnist"].cells}
 CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
 ADDITION = {f"{TABLES['addition'].file_name(c)}.yaml": c for c in TABLES["addition"].cells}
+BIRDS = {f"{TABLES['birds'].file_name(cell)}.yaml": cell for cell in TABLES["birds"].cells}
 DEEP = {"r_deep.yaml", "r_every_layer.yaml"}
 IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
 RELATIVES = {"r_dcn.yaml", "rts_dcn.yaml"}
 OTHERS = {
-    *("paper.yaml", "quickstart.yaml", "tutorial.yaml", "volumes.yaml"),
+    *("paper.yaml", "quickstart.yaml", "tutorial.yaml", "volumes.yaml", "birds_made.yaml"),
     *(DEEP | IMAGES | RELATIVES),
 }
 
@@ -37,7 +38,7 @@ def lines(name: str) -> list[str]:
 def test_a_config_ships_for_every_cell_of_the_paper_and_a_few_more():
     assert len(CELLS) == len(TABLE) == 36
     assert len(ADDITION) == 8
-    assert set(NAMES) == CELLS.keys() | ADDITION.keys() | OTHERS
+    assert set(NAMES) == CELLS.keys() | ADDITION.keys() | BIRDS.keys() | OTHERS
 
 
 def test_cells_of_the_paper_are_all_of_its_distortions_and_models():
@@ -99,6 +100,49 @@ def test_addition_is_of_two_channels_with_at_most_400_000_weights(name):
     assert config.task.shape(MNIST) == (2, 42, 42)
     assert config.task.outputs(MNIST) == 19
     assert parameter_count(config.build_network(MNIST)) <= 400_000
+
+
+PAPER_BIRDS = {  # section 4.3, % right
+    "birds_crop224_inception.yaml": 82.3,
+    "birds_crop224_2xattention_inception.yaml": 83.1,
+    "birds_crop448_2xattention_inception.yaml": 83.9,
+    "birds_crop448_4xattention_inception.yaml": 84.1,
+}
+
+
+def test_birds_are_the_four_rows_of_the_paper():
+    published = {name: TABLES["birds"].published(cell) for name, cell in BIRDS.items()}
+    assert published == PAPER_BIRDS
+
+
+@pytest.mark.parametrize("name", BIRDS)
+def test_birds_are_as_in_the_paper(name):
+    config = load_config(name)
+    assert (config.task_name, config.source_name, config.cell) == (
+        "recognition",
+        "cub",
+        BIRDS[name],
+    )
+    assert lines(name)[1] == f"# Paper (section 4.3): {PAPER_BIRDS[name]} % right."
+    side, crops = config.distortion.canvas_px, BIRDS[name].transform[0]
+    colour = ImageFormat((3, side * 8 // 7, side * 8 // 7), tuple(map(str, range(200))))
+    assert config.task.shape(colour) == (3, side, side)
+    assert config.data.source.size == side * 8 // 7
+    network = stands(
+        config.backbone, config.transform, config.model, (3, side, side), 256, config.transformers
+    )
+    if crops != "n":
+        front = network["front"]
+        assert (front.parallel, front.output, front.looked_at[1:]) == (
+            int(crops), (224, 224), (224, 224)
+        )  # fmt: skip
+        assert (front.shared_localisation, front.tiled) == (True, True)
+    train = config.train
+    rates = train.learning_rate, train.localisation_learning_rate_scale, train.weight_decay
+    assert rates == (0.1, 1e-4, 1e-5)
+    assert [round(at * train.steps) for at in train.step_at] == [10_000, 20_000, 25_000]
+    assert config.backbone.pretrained
+    assert config.backbone.dropout == 0.7
 
 
 @pytest.mark.parametrize("name", CELLS)

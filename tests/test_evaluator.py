@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import Images
 from stn_train.evaluator import (
-    BATCH,
     confusion_of,
     evaluate,
     mean_interval,
@@ -19,7 +18,7 @@ from stn_train.evaluator import (
     wilson_interval,
 )
 from stn_train.tasks import Classification, Measure
-from stn_train.tasks.examples import Examples
+from stn_train.tasks.examples import MOST_AT_ONCE, Examples
 
 NONE = Classification().with_distortion(DISTORTIONS["none"]())
 
@@ -62,7 +61,7 @@ def test_each_image_is_seen_once_a_draw():
     model = Oracle([])
     evaluate(model, NONE, numbered(1237), draws=2)
     assert sum(model.batches) == 2 * 1237
-    assert max(model.batches) == BATCH
+    assert max(model.batches) == MOST_AT_ONCE
 
 
 def test_mistakes_are_counted_over_draws():
@@ -152,7 +151,7 @@ def test_score_of_examples_is_their_share_of_wrong_answers():
     assert score_percent(Oracle([1, 2, 3]), Examples.for_validation(NONE, numbered(60))) == 5.0
 
 
-@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1])
+@pytest.mark.parametrize("count", [1, MOST_AT_ONCE, MOST_AT_ONCE + 1])
 def test_predictions_are_the_outputs_in_order(count):
     images = numbered(count)
     outputs = predict(Oracle([]), Examples.for_validation(NONE, images))

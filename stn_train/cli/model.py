@@ -54,7 +54,8 @@ def run_eval(
         ),
     ] = None,
     distortion: Annotated[
-        str | None, typer.Option(help="Test on another distortion: R, RTS, P, E, T, TC or none.")
+        str | None,
+        typer.Option(help="Test on another distortion: R, RTS, P, E, T, TC, crop or none."),
     ] = None,
     images: Annotated[
         Path | None,

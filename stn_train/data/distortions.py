@@ -78,11 +78,26 @@ class Distortion(Settings, ABC):
         if not image_px <= canvas_px <= LARGEST_PX:
             allowed = f"for images of {image_px} px it must be {image_px} to {LARGEST_PX}"
             raise ValueError(f"canvas_px is {canvas_px}; {allowed}")
+        return self.resized(canvas_px, image_px)
+
+    def resized(self, canvas_px: int, image_px: int) -> Self:
+        """The same distortion with another canvas, for images of another side."""
         copy = self.model_copy(update={"canvas_px": canvas_px})
         copy._image_px = image_px
-        if not given:  # model_copy counts as given what it updates
+        if "canvas_px" not in self.model_fields_set:  # model_copy counts as given what it updates
             copy.model_fields_set.discard("canvas_px")
         return copy
+
+    def for_measuring(self) -> Self:
+        """How validation and test images are distorted: the same way.
+
+        Another way where the distortion is there to vary the training images alone.
+        """
+        return self
+
+    def label(self, name: str) -> str:
+        """What tables call it, by its name in DISTORTIONS: just that, unless sizes matter."""
+        return name
 
     @abstractmethod
     def draws(self, images: Images, generator: Generator) -> Draws:
@@ -349,6 +364,57 @@ class Translation(Warping):
         return points - (parameters * self.pixel)[:, None]
 
 
+class Crop(Warping):
+    """crop: for training a random square of the image, mirrored half of the time; else its middle.
+
+    The usual augmentation of photographs. All lies at whole pixels: nothing is interpolated.
+    """
+
+    canvas_px: CanvasSide = 26
+    """Side of the square in pixels. Unless given, seven eighths of the images' own, or one or two
+    more for an even number: 224 px of 256 px. A square larger than the image has black around it.
+    """
+    mirror: bool = True
+    """Mirror training images left to right, half of the time."""
+    centred: bool = False
+    """Always the middle, never mirrored, in training too."""
+
+    @override
+    def fitted(self, image_px: int) -> Self:
+        given = "canvas_px" in self.model_fields_set
+        canvas_px = self.canvas_px if given else 2 * math.ceil(image_px * 7 / 16)
+        return self.resized(canvas_px, image_px)
+
+    @override
+    def for_measuring(self) -> Self:
+        return self.model_copy(update={"mirror": False, "centred": True})
+
+    @override
+    def label(self, name: str) -> str:
+        return f"{name}{self.canvas_px}"
+
+    @override
+    def draw(self, count: int, generator: Generator) -> Tensor:
+        # The (x, y) of the square's top left pixel in the image, then 1 if it is mirrored:
+        # (count, 3), or nothing where it is always the middle.
+        if self.centred:
+            return torch.empty(count, 0)
+        room_px = self.image_px - self.canvas_px
+        corner = draw_whole(abs(room_px) + 1, (count, 2), generator) + min(room_px, 0)
+        mirrored = draw_whole(1 + self.mirror, (count, 1), generator)
+        return torch.cat([corner, mirrored], dim=1).float()
+
+    @override
+    def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
+        count, room_px = len(parameters), self.image_px - self.canvas_px
+        if self.centred:
+            return (points + (room_px // 2 - room_px / 2) * self.pixel).expand(count, -1, -1)
+        corner, mirrored = parameters[:, :2], parameters[:, 2:]
+        x, y = points.unbind(-1)  # each (P,) or (B, P)
+        square = torch.stack([x * (1 - 2 * mirrored), y.expand(count, -1)], dim=2)  # (B, P, 2)
+        return square + ((corner - room_px / 2) * self.pixel)[:, None]
+
+
 class Clutter(Distortion):
     """TC: put at a random place of a 60 x 60 image, among pieces of other digits (section 4.1).
 
@@ -423,6 +489,7 @@ DISTORTIONS: dict[str, type[Distortion]] = {
     "E": Elastic,
     "T": Translation,
     "TC": Clutter,
+    "crop": Crop,
     "none": Undistorted,
 }
 """What `distortion` in a config can be."""

@@ -1,4 +1,4 @@
-"""Images: what every experiment starts from, held in memory as bytes.
+"""Images: what every experiment starts from, held as bytes.
 
 Legend: N images, C channels, H height, W width.
 """
@@ -28,7 +28,7 @@ class Images:
     """Labelled images."""
 
     pixels: Tensor
-    """uint8 (N, C, H, W), 0 is background."""
+    """uint8 (N, C, H, W), 0 is background. It may be mapped from a file, not be in memory."""
     labels: Tensor
     """int64 (N,), the class of each."""
     classes: tuple[str, ...]
@@ -53,6 +53,7 @@ class Images:
     def sha256(self) -> str:
         """SHA-256 of the pixels' bytes followed by the labels', one byte each up to 256 classes."""
         labels = self.labels.byte() if len(self.classes) <= 256 else self.labels
-        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().tobytes())
+        # `data`, not `tobytes`: pixels can be gigabytes on the disk.
+        digest = hashlib.sha256(self.pixels.cpu().contiguous().numpy().data)
         digest.update(labels.cpu().numpy().tobytes())
         return digest.hexdigest()

@@ -15,6 +15,7 @@ from torch import nn
 from typing_extensions import override
 
 from stn_train.data.images import Shape
+from stn_train.models import inception
 from stn_train.models.convolution import Convolution, DeformableConvolution, MaxPooling
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.settings import Settings
@@ -39,9 +40,27 @@ class Backbone(Settings, ABC):
     def classifier(self, shape: Shape, outputs: int) -> nn.Module:
         """Images (B, C, H, W) of this shape to outputs (B, outputs), by an `OutputLayer`."""
 
+    def classifier_of_crops(
+        self,
+        shape: Shape,
+        crops: int,  # noqa: ARG002
+        outputs: int,
+    ) -> nn.Module:
+        """A classifier of several crops of an image, their channels concatenated: (B, C, H, W).
+
+        Most see one map with more channels.
+        """
+        return self.classifier(shape, outputs)
+
     @abstractmethod
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
         """A network from maps of this shape to features (B, features), and how many these are."""
+
+    def load_pretrained(self, network: nn.Module) -> None:
+        """Give a fresh network the weights that others trained, where the settings ask for them.
+
+        Raises DataError where they cannot be had.
+        """
 
 
 class Stage(NamedTuple):
@@ -281,6 +300,68 @@ class Tutorial(StagedBackbone):
         return layers, 32
 
 
+class Inception(Backbone):
+    """Inception: GoogLeNet with batch normalisation, one for each crop (the paper's birds, 4.3).
+
+    The features of all crops are concatenated. The localisation network is one more without its
+    last pooling, then a 1x1 convolution and a fully connected layer.
+    """
+
+    smallest_input: ClassVar[int] = inception.SMALLEST_PX
+    smallest_localisation_input: ClassVar[int] = inception.SMALLEST_PX
+
+    pretrained: bool = False
+    """Start from the weights that torchvision trained on ImageNet. They are downloaded where there
+    is a network, and are for images in colour and width 1."""
+    dropout: Fraction = 0.7
+    """Dropout probability before the classifier's output layer; 0.7 in the paper."""
+    blocks: Annotated[int, Field(ge=1, le=len(inception.BLOCKS))] = len(inception.BLOCKS)
+    """Keep only the first so many of the nine inception blocks."""
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Filters of every inception layer, as a multiple of GoogLeNet's."""
+    localisation_filters: Width = 128
+    """Filters of the localisation network's 1x1 convolution (A.6)."""
+    localisation_features: Width = 128
+    """Units of the localisation network's fully connected layer (A.6)."""
+
+    @property
+    def trunk_size(self) -> inception.TrunkSize:
+        """How much of GoogLeNet there is in each."""
+        return inception.TrunkSize(self.blocks, self.width)
+
+    @override
+    def classifier(self, shape: Shape, outputs: int) -> nn.Module:
+        return self.classifier_of_crops(shape, 1, outputs)
+
+    @override
+    def classifier_of_crops(self, shape: Shape, crops: int, outputs: int) -> nn.Module:
+        features, *_ = self.trunk_size.output(shape)
+        return nn.Sequential(
+            inception.CropDescriptors(crops, shape[0] // crops, self.trunk_size),
+            nn.Dropout(self.dropout),
+            OutputLayer(crops * features, outputs),
+        )
+
+    @override
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        maps, height, width = self.trunk_size.output(shape)
+        filters, features = self.localisation_filters, self.localisation_features
+        layers = nn.Sequential(
+            inception.Trunk(shape[0], self.trunk_size),
+            nn.Conv2d(maps, filters, 1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(filters * height * width, features),
+            nn.ReLU(),
+        )
+        return layers, features
+
+    @override
+    def load_pretrained(self, network: nn.Module) -> None:
+        if self.pretrained:
+            inception.load_pretrained(network)
+
+
 def pixels_of(shape: Shape) -> int:
     """How many values an image or a volume of a shape has."""
     return torch.Size(shape).numel()
@@ -296,5 +377,6 @@ BACKBONES: dict[str, type[Backbone]] = {
     "CNN": Convolutional,
     "tutorial": Tutorial,
     "DCN": Deformable,
+    "Inception": Inception,
 }
 """What `backbone` in a config can be."""

@@ -4,9 +4,10 @@ Legend: B batch, C channels, D depth, H height, W width, S side in pixels.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
+import torch
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from stn_train.data.images import Shape
 from stn_train.geometry.plane import Kernel
-from stn_train.geometry.transforms import Transform
+from stn_train.geometry.transforms import Attention, Transform
 from stn_train.models.backbones import Backbone, StagedBackbone, least_input
 from stn_train.models.placements import (
     FRONT,
@@ -24,7 +25,12 @@ from stn_train.models.placements import (
     after,
     refuse_unknown,
 )
-from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer, Warp
+from stn_train.models.spatial_transformer import (
+    ParallelTransformers,
+    SpatialTransformer,
+    Warp,
+    tile_centres,
+)
 from stn_train.settings import Settings
 
 
@@ -173,7 +179,7 @@ class TransformerSettings(Settings):
         own = own or Placement()
         enlarged = input_px > image_px and not volumes
         pool = own.st_pool or self.st_pool or (2 if enlarged else 1)
-        output_px = own.st_output_px or self.st_output_px or pool * image_px
+        output_px = own.st_output_px or self.st_output_px or pool * min(image_px, input_px)
         localisation_pool = (
             own.localisation_pool or self.localisation_pool or backbone.default_localisation_pool
         )
@@ -225,6 +231,8 @@ class Stand(NamedTuple):
     """Average pooling of their outputs."""
     localisation_pool: int
     sampling: Kernel
+    shared_localisation: bool
+    tiled: bool
 
     @property
     def seen(self) -> Shape:
@@ -243,9 +251,10 @@ class Stand(NamedTuple):
     ) -> dict[str, nn.Module]:
         """The modules at this place by name, each localisation network with fresh weights."""
         volumes = len(self.output) == 3
+        shared = localisation(self.looked_at) if self.shared_localisation else None
         made = [
             SpatialTransformer(
-                *localisation(self.looked_at),
+                *(shared or localisation(self.looked_at)),
                 self.transform.build_for_volumes() if volumes else self.transform.build(),
                 self.output,
                 self.iterations,
@@ -254,6 +263,8 @@ class Stand(NamedTuple):
             )
             for _ in range(self.parallel)
         ]
+        if self.tiled:
+            start_at(made, tile_centres(self.parallel))
         number = self.place.removeprefix(FRONT).removeprefix("after")  # nothing, _1, _2, ...
         modules: dict[str, nn.Module] = {
             f"transformer{number}": made[0] if self.parallel == 1 else ParallelTransformers(*made)
@@ -261,6 +272,13 @@ class Stand(NamedTuple):
         if volumes:
             modules["projection"] = DepthProjection()
         return modules | ({f"pool{number}": nn.AvgPool2d(self.pool)} if self.pool > 1 else {})
+
+
+def start_at(transformers: Sequence[SpatialTransformer], thetas: Tensor) -> None:
+    """Have each transformer start at a theta of its own (P,) instead of the identity."""
+    with torch.no_grad():
+        for transformer, theta in zip(transformers, thetas, strict=True):
+            transformer.regression.bias.copy_(theta)
 
 
 def stands(
@@ -281,6 +299,8 @@ def stands(
     found: dict[str, Stand] = {}
     if transform is None:
         return found
+    for place, own in placements.items():
+        refuse_tiles_of_any_size(place, own, transform)
     if FRONT in placements:
         found[FRONT] = in_front(backbone, transform, settings, shape, image_px, placements[FRONT])
         shape = found[FRONT].seen
@@ -292,6 +312,16 @@ def stands(
             found[place] = behind(place, transform, settings, shape, own, least_px)
             shape = found[place].seen
     return found
+
+
+def refuse_tiles_of_any_size(place: str, own: Placement, transform: Transform) -> None:
+    """Raise ValueError if transformers are to tile a map whose windows have no fixed scale."""
+    chosen = own.transform or transform
+    if own.tiled and not (isinstance(chosen, Attention) and chosen.scale is not None):
+        raise ValueError(
+            f"transformers.{place}.tiled is true, which needs windows of a fixed scale: set the "
+            "transform to {Attention: {scale: 0.5}}"
+        )
 
 
 def in_front(
@@ -315,6 +345,8 @@ def in_front(
         sizes.pool,
         sizes.localisation_pool,
         settings.sampling,
+        own.shared_localisation,
+        own.tiled,
     )
 
 
@@ -353,6 +385,8 @@ def behind(
         pool,
         localisation_pool,
         settings.sampling,
+        own.shared_localisation,
+        own.tiled,
     )
 
 
@@ -380,7 +414,7 @@ def build_network(
     if isinstance(backbone, StagedBackbone) and standing:
         classifier: nn.Module = classifier_around(backbone, standing, seen, outputs)
     else:
-        classifier = backbone.classifier(seen, outputs)
+        classifier = backbone.classifier_of_crops(seen, front.parallel if front else 1, outputs)
     network = Network()
     for name, module in (front.modules(backbone.localisation) if front else {}).items():
         network.add_module(name, module)

@@ -30,8 +30,8 @@ class Placement(Settings):
     """
 
     count: Annotated[int, Field(ge=1, le=8)] = 1
-    """How many work in parallel, each with weights of its own, on all channels; their outputs are
-    concatenated (section 3.4)."""
+    """How many work in parallel, on all channels, each with weights of its own unless
+    shared_localisation is true; their outputs are concatenated (section 3.4)."""
     transform: Annotated[Transform, *chosen(TRANSFORMS)] | None = None
     """What they can do; null for the config's transform. Where that is none, there are no spatial
     transformers anywhere."""
@@ -45,6 +45,12 @@ class Placement(Settings):
     localisation_pool: Annotated[int, Field(ge=1, le=4)] | None = None
     """The localisation networks see the maps average-pooled by this; null for
     model.localisation_pool in front, behind a stage for 1."""
+    shared_localisation: bool = False
+    """All share one localisation network, up to its output layer, of which each has its own (A.6).
+    """
+    tiled: bool = False
+    """Windows of a fixed scale start side by side, at the centres of tiles that cover the map
+    (A.6), instead of all in the middle."""
 
 
 Placements = Mapping[str, Placement]

@@ -4,6 +4,7 @@ Legend: B batch, C channels, D depth, H height, W width, P parameters. Maps can 
 (B, C, D, H, W) wherever (B, C, H, W) is written, with a transform of three dimensions.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -88,21 +89,26 @@ class SpatialTransformer(nn.Module):
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
 
-    def forward(self, maps: Tensor, small: Tensor | None = None) -> Tensor:
+    def forward(
+        self, maps: Tensor, small: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
         """The warped maps: (B, C, H, W) -> (B, C, H', W').
 
-        small: the maps as `pooled` makes them, where somebody has them already.
+        small: the maps as `pooled` makes them, features: what the localisation network makes of
+        those, where somebody has them already.
         """
-        return self.warp(maps, small).output
+        return self.warp(maps, small, features).output
 
     def pooled(self, maps: Tensor) -> Tensor:
         """The maps as the localisation network sees them at first."""
         return maps if self.pool == 1 else average_pooled(maps, self.pool)
 
-    def warp(self, maps: Tensor, small: Tensor | None = None) -> Warp:
+    def warp(
+        self, maps: Tensor, small: Tensor | None = None, features: Tensor | None = None
+    ) -> Warp:
         """The warped maps (B, C, H', W') together with theta and the sampling grid."""
         small = self.pooled(maps) if small is None else small
-        theta = self.localise(small)
+        theta = self.localise(small) if features is None else self.regress(features)
         for _ in range(self.iterations - 1):
             # Sampled from the whole map: where the transform zooms in, it shows more than `small`.
             correction = self.localise(self.read(maps, theta, side_lengths(small)).output)
@@ -112,12 +118,15 @@ class SpatialTransformer(nn.Module):
 
     def localise(self, maps: Tensor) -> Tensor:
         """The theta (B, P) that is predicted from maps of the localisation network's size."""
-        features = self.localisation(maps)
+        return self.regress(self.localisation(maps))
+
+    def regress(self, features: Tensor) -> Tensor:
+        """The theta (B, P) that is predicted from features of the localisation network."""
         if features.shape[1:] != (self.regression.in_features,):
             wanted, found = f"(B, {self.regression.in_features})", tuple(features.shape)
             raise ValueError(f"the localisation network must return {wanted}, got {found}")
         # A coordinate in bfloat16 can be off by a pixel: from theta on, float32 at least.
-        with torch.autocast(maps.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
             return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
@@ -133,7 +142,8 @@ class ParallelTransformers(nn.ModuleList):
     """Spatial transformers that each warp the same maps; their outputs are concatenated.
 
     Section 3.4 of Jaderberg et al. 2015: with several, a network can attend to several parts. They
-    share a localisation network where the same module is passed to each.
+    share a localisation network where the same module is passed to each; it then looks at the maps
+    once for all.
     """
 
     def __init__(self, *transformers: SpatialTransformer) -> None:
@@ -146,13 +156,33 @@ class ParallelTransformers(nn.ModuleList):
         """(B, C, H, W) -> the warped maps, one after another: (B, transformers * C, H', W')."""
         # Pooling takes a tenth of a step, so those that pool alike share it.
         pooled: dict[int, Tensor] = {}
+        seen: dict[tuple[nn.Module, int], Tensor] = {}
         outputs = []
         for transformer in self:
             assert isinstance(transformer, SpatialTransformer)
-            if transformer.pool not in pooled:
-                pooled[transformer.pool] = transformer.pooled(maps)
-            outputs.append(transformer(maps, pooled[transformer.pool]))
+            localisation, pool = transformer.localisation, transformer.pool
+            if pool not in pooled:
+                pooled[pool] = transformer.pooled(maps)
+            if (localisation, pool) not in seen:
+                seen[localisation, pool] = localisation(pooled[pool])
+            outputs.append(transformer(maps, pooled[pool], seen[localisation, pool]))
         return torch.cat(outputs, dim=1)
+
+
+def tile_centres(count: int) -> Tensor:
+    """Centres (x, y) of tiles that cover an image, row by row, normalised: (count, 2).
+
+    There are as many rows as columns, or fewer; a row of fewer tiles than another has wider ones.
+    """
+    rows = math.isqrt(count)
+    lengths = [count // rows + (row < count % rows) for row in range(rows)]
+    return torch.tensor(
+        [
+            [(2 * column + 1) / length - 1, (2 * row + 1) / rows - 1]
+            for row, length in enumerate(lengths)
+            for column in range(length)
+        ]
+    )
 
 
 def side_lengths(maps: Tensor) -> tuple[int, ...]:

@@ -56,7 +56,7 @@ class PaperTable:
     data: str
     """Name in SOURCES."""
     columns: tuple[str, ...]
-    """Names of distortions."""
+    """Distortions, as `Distortion.label` names them."""
     rows: Mapping[tuple[str, str], tuple[float | None, ...]]
     """For each model, a backbone and a transform or arrangement of transformers (2xAff), its values
     in the columns; None: not given."""
@@ -167,6 +167,24 @@ TABLES = {
             rounding=0.05,
             prefix="addition_",
             results="addition",
+        ),
+        PaperTable(
+            name="birds",
+            title="Recognition of birds (CUB-200-2011)",
+            paper="Jaderberg et al. 2015",
+            place="section 4.3",
+            note="pre-trained on ImageNet",
+            task="recognition",
+            data="cub",
+            columns=("crop224", "crop448"),  # the sides in pixels of what a network is given
+            rows={
+                ("Inception", "none"): (82.3, None),
+                ("Inception", "2xAttention"): (83.1, 83.9),
+                ("Inception", "4xAttention"): (None, 84.1),
+            },
+            rounding=0.05,
+            prefix="birds_",
+            results="birds",
         ),
     ]
 }

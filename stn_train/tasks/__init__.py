@@ -4,12 +4,23 @@ from stn_train.tasks.addition import Addition
 from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.tasks.classification import Classification
 from stn_train.tasks.extrusion import Extruded
+from stn_train.tasks.recognition import Recognition
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "addition": Addition,
     "extruded": Extruded,
+    "recognition": Recognition,
 }
 """What `task` in a config can be."""
 
-__all__ = ["TASKS", "Addition", "Batch", "Classification", "Extruded", "Measure", "Task"]
+__all__ = [
+    "TASKS",
+    "Addition",
+    "Batch",
+    "Classification",
+    "Extruded",
+    "Measure",
+    "Recognition",
+    "Task",
+]

@@ -4,6 +4,8 @@ Legend: N images, B batch.
 """
 
 import hashlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stn_train.data.draws import Draws, stream_generator
-from stn_train.data.images import Images
+from stn_train.data.images import ImageFormat, Images
 from stn_train.tasks.base import Batch, Task
 
 FIXED_SEED = 0
@@ -19,6 +21,11 @@ FIXED_SEED = 0
 
 WATCHED = 256
 """Images on which the spatial transformers are watched during training."""
+
+MOST_AT_ONCE, MOST_VALUES_AT_ONCE = 500, 1 << 24
+"""Of the inputs that are made at once, as many as stay in the processor's cache or, where they are
+large, in memory: 27 of 3 x 448 x 448. Constants, since the last bit of a network's output can
+depend on it and the number reported must not."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +50,13 @@ class Examples:
     @classmethod
     def watched(cls, task: Task, images: Images) -> "Examples":
         """A few training images, always the same, to see what the spatial transformers do."""
-        return cls.drawn(task, images[:WATCHED], "watched", 0)
+        count = min(WATCHED, at_once(task, images.format))
+        return cls.drawn(task, images[:count], "watched", 0)
 
     @classmethod
     def drawn(cls, task: Task, images: Images, purpose: str, number: int) -> "Examples":
         """Images with the ``number``-th of the fixed draws for a purpose."""
+        task = task.with_distortion(task.distortion.for_measuring())
         draws = task.draw(images, stream_generator(FIXED_SEED, purpose, number))
         return cls(task, images, on_device(draws, images))
 
@@ -57,6 +66,11 @@ class Examples:
     def batch(self, index: Tensor | slice) -> Batch:
         """Inputs and targets, on the images' device."""
         return self.task.batch(self.images, index, tuple(draw[index] for draw in self.draws))
+
+    def parts(self) -> Iterator[slice]:
+        """The examples in order, as many at a time as may be made at once."""
+        size = at_once(self.task, self.images.format)
+        return (slice(start, start + size) for start in range(0, len(self), size))
 
     def sha256(self) -> str:
         """SHA-256 that identifies these images, the task and the draws, on any machine.
@@ -69,6 +83,12 @@ class Examples:
         for draw in self.draws:
             digest.update(draw.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+
+def at_once(task: Task, images: ImageFormat) -> int:
+    """How many inputs may be made at once."""
+    values = math.prod(task.shape(images))
+    return max(1, min(MOST_AT_ONCE, MOST_VALUES_AT_ONCE // values))
 
 
 class Pass(NamedTuple):

@@ -57,8 +57,8 @@ def train(
     ``accept_changes`` the checkpoint may be of another config, whose run continues with this one.
 
     Raises DivergenceError if the loss or a gradient is no longer finite, ConfigError if the
-    checkpoint is of another config or a package is missing, StoppedError if a signal asked for an
-    end, StnError if the device's memory is full.
+    checkpoint is of another config or a package is missing, DataError if pre-trained weights cannot
+    be had, StoppedError if a signal asked for an end, StnError if the device's memory is full.
     """
     observers = [] if observer is None else [observer]
 
@@ -71,8 +71,9 @@ def train(
     if config.log.tracker:
         observers.append(Tracker(config.log.tracker, run.path, warn))
     environment = describe_environment(device)
-    state = State(config, splits.to(device), device)
-    if run.has_checkpoint():
+    resumes = run.has_checkpoint()
+    state = State(config, splits.to(device), device, resumes)
+    if resumes:
         state.restore(*run.newest_checkpoint(warn), accept_changes)
     run.begin(config, environment, state.step)
     for each in observers:

@@ -43,8 +43,14 @@ from stn_train.trainer.optimisers import (
 class State:
     """The state of a run that changes: weights, optimiser, schedule, average and step."""
 
-    def __init__(self, config: Config, splits: Splits, device: torch.device) -> None:
-        """Build everything at step 0; the images are on the device already."""
+    def __init__(
+        self, config: Config, splits: Splits, device: torch.device, resumes: bool = False
+    ) -> None:
+        """Build everything at step 0; the images are on the device already.
+
+        resumes: `restore` follows, so weights that others trained are not loaded. Without it
+        raises DataError where a backbone asks for such weights and they cannot be had.
+        """
         settings = config.train
         self.config, self.splits, self.device = config, splits, device
         self.task = config.task
@@ -52,6 +58,8 @@ class State:
         torch.manual_seed(config.seed)
         # Weights are drawn on the CPU: the same on every device.
         self.model = config.build_network(splits.training.format)
+        if not resumes:
+            config.backbone.load_pretrained(self.model)
         self.model.to(device)
         self.pass_steps = steps_per_pass(settings, len(splits.training))
         self.steps = total_steps(settings, len(splits.training))

@@ -5,6 +5,7 @@ Legend: N examples, C channels, H height, W width.
 Every function returns a matplotlib Figure that nothing else refers to; `style.save` writes it.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
-from stn_train.evaluator import BATCH
 from stn_train.models.network import Network, Trace
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
@@ -37,6 +37,9 @@ from stn_train.visualiser.style import (
 
 MEANS_IMAGES = 2000
 """A class mean over 200 images looks the same as over 1,000."""
+
+MEANS_VALUES = 1 << 27
+"""Of larger images fewer are taken, so that they stay in memory."""
 
 MEANS_CLASSES = 20
 """Of more classes only the first have their means shown."""
@@ -233,18 +236,20 @@ def class_means(run: Run, test: Images) -> Figure:
     Below each mean the standard deviation, bright where the images of a class differ. Without a
     transformer only the inputs are shown.
     """
-    examples = Examples.for_test(run.config.task, test[:MEANS_IMAGES], 0)
+    values = math.prod(run.config.task.shape(test.format))
+    count = max(1, min(MEANS_IMAGES, MEANS_VALUES // values))
+    examples = Examples.for_test(run.config.task, test[:count], 0)
     classes = run.config.task.classes(run.format)
     kinds: dict[str, list[Tensor]] = {}
     targets = []
-    for start in range(0, len(examples), BATCH):
-        batch = examples.batch(slice(start, start + BATCH))
+    for part in examples.parts():
+        batch = examples.batch(part)
         outputs = transformed(run.model, run.model.trace(batch.inputs))
         for name, images in {"input": run.model.projected(batch.inputs), **outputs}.items():
             kinds.setdefault(name, []).append(images)
         targets.append(batch.targets)
     # Without classes to answer, images are told apart by their own.
-    labels = torch.cat(targets) if classes else test.labels[:MEANS_IMAGES]
+    labels = torch.cat(targets) if classes else test.labels[:count]
     names = (classes or test.classes)[:MEANS_CLASSES]
     plain = ["input", *run.model.front]
     rows = []
@@ -271,12 +276,12 @@ def class_means(run: Run, test: Images) -> Figure:
     every = (
         "each class" if names == (classes or test.classes) else f"the first {len(names)} classes"
     )
-    figure.suptitle(
+    title = (
         f"{run.config.title}: mean and deviation of {every} over {len(labels):,} "
-        f"test {word_for_images(test.classes)}",
-        fontsize=12,
-        fontweight="bold",
+        f"test {word_for_images(test.classes)}"
     )
+    size = min(12, 0.85 * fitting_size(title, figure.get_figwidth(), 15))  # bold is wider
+    figure.suptitle(title, fontsize=size, fontweight="bold")
     return figure
 
 
@@ -333,8 +338,8 @@ def outputs_and_targets(network: Network, examples: Examples) -> tuple[Tensor, T
     """What a network gives for examples (N, outputs), and what is right (N, ...)."""
     network.eval()
     outputs, targets = [], []
-    for start in range(0, len(examples), BATCH):
-        batch = examples.batch(slice(start, start + BATCH))
+    for part in examples.parts():
+        batch = examples.batch(part)
         outputs.append(network(batch.inputs))
         targets.append(batch.targets)
     return torch.cat(outputs), torch.cat(targets)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from stn_train.data.distortions import Warping
 from stn_train.errors import ConfigError
-from stn_train.evaluator import BATCH
 from stn_train.geometry.matrices import fit_affine
 from stn_train.geometry.plane import pixel_centres
 from stn_train.runs.directory import Run
@@ -65,8 +64,7 @@ def undoing(run: Run, examples: Examples) -> Undoing:
     reach = distortion.canvas_px / image_px
     points = pixel_centres((image_px, image_px))  # (P, 2): the middle of the canvas
     image, canvas, seen = [], [], []  # affine fits (B, 3, 3)
-    for start in range(0, len(examples), BATCH):
-        part = slice(start, start + BATCH)
+    for part in examples.parts():
         image.append(fit_affine(points, distortion.map_points(parameters[part], points)))
         grid = run.model.trace(examples.batch(part).inputs).warps[name].grid  # (B, H', W', 2)
         outputs = pixel_centres((grid.shape[1], grid.shape[2]))

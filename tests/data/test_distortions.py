@@ -15,6 +15,7 @@ from typing_extensions import override
 from stn_train.config import Config
 from stn_train.data.distortions import (
     DISTORTIONS,
+    Crop,
     Distortion,
     Elastic,
     Projection,
@@ -30,6 +31,8 @@ from stn_train.data.images import Images
 EVERY_DISTORTION = pytest.mark.parametrize("distortion", DISTORTIONS.values(), ids=DISTORTIONS)
 WARPINGS = {name: kind for name, kind in DISTORTIONS.items() if issubclass(kind, Warping)}
 EVERY_WARPING = pytest.mark.parametrize("distortion", WARPINGS.values(), ids=WARPINGS)
+WHOLE = [kind for kind in DISTORTIONS.values() if kind is not Crop]  # tests/data/test_crop.py
+EVERY_WHOLE = pytest.mark.parametrize("distortion", WHOLE)
 SCALED = pytest.mark.parametrize("distortion", [RotationScaleTranslation, Projection, Elastic])
 
 
@@ -379,7 +382,7 @@ def test_other_images_than_bytes_of_the_right_size_are_refused(images):
 # Other images than MNIST's.
 
 
-@EVERY_DISTORTION
+@EVERY_WHOLE
 def test_images_of_another_size_get_a_canvas_in_proportion(distortion):
     whole = distortion()
     assert whole.image_px == 28
@@ -396,7 +399,7 @@ def test_rts_of_64_px_images_has_a_canvas_of_96_px():
     assert RotationScaleTranslation().fitted(64).canvas_px == 96
 
 
-@EVERY_DISTORTION
+@EVERY_WHOLE
 def test_a_canvas_that_was_given_stays(distortion):
     given = distortion(canvas_px=70)
     assert given.fitted(64).canvas_px == given.fitted(28).fitted(64).canvas_px == 70
@@ -410,7 +413,7 @@ def test_images_whose_canvas_would_be_too_large_are_refused():
     assert Rotation().fitted(1024).canvas_px == 1024
 
 
-@EVERY_WARPING
+@pytest.mark.parametrize("distortion", [kind for kind in WHOLE if issubclass(kind, Warping)])
 def test_a_distortion_of_a_larger_image_is_the_same_map_of_the_plane(distortion):
     small, large = distortion(), distortion().fitted(56)
     drawn = small.draw(3, seeded(0))

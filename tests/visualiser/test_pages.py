@@ -19,6 +19,7 @@ from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.models.network import Network
 from stn_train.tasks import TASKS, Batch, Classification
+from stn_train.tasks import examples as examples_of_tasks
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser import pages
 from stn_train.visualiser.style import GRID_COLOURS
@@ -225,7 +226,7 @@ def test_class_means_are_the_same_in_any_batches(tmp_path, monkeypatch):
         return trace(inputs)
 
     def means(batch: int) -> list[torch.Tensor]:
-        monkeypatch.setattr(pages, "BATCH", batch)
+        monkeypatch.setattr(examples_of_tasks, "MOST_AT_ONCE", batch)
         seen.clear()
         return [shown(axis) for axis in pages.class_means(run, test).axes]
 

@@ -9,8 +9,9 @@ from stn_train.data.distortions import DIGIT_PX, DISTORTIONS
 from stn_train.errors import ConfigError
 from stn_train.geometry.matrices import square_to_quad
 from stn_train.geometry.plane import pixel_centres, unit_square
+from stn_train.tasks import examples as examples_of_tasks
 from stn_train.tasks.examples import Examples
-from stn_train.visualiser import charts, poses
+from stn_train.visualiser import charts
 from stn_train.visualiser.poses import deviations, fit_affine, poses_undone_by, spread, undoing
 
 
@@ -100,7 +101,7 @@ def test_poses_are_the_same_in_any_batches(name, tmp_path, monkeypatch):
     run, test = untrained_run(tmp_path, distortion=name, transform="Aff")
     examples = fixed(run, test)
     whole = undoing(run, examples)
-    monkeypatch.setattr(poses, "BATCH", 30)
+    monkeypatch.setattr(examples_of_tasks, "MOST_AT_ONCE", 30)
     parts = undoing(run, examples)
     for kind in ("true", "predicted", "left"):
         for one, other in zip(getattr(whole, kind), getattr(parts, kind), strict=True):
