@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from stn_train.data.pictures import open_picture, pixels_of
 from stn_train.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -23,34 +24,6 @@ BOX_SHARE = 20 / 28
 PAPER = 0.25
 """What differs from the background by less than this share of the greatest difference is background
 too: the grain and the shadows of a photograph."""
-
-
-def open_picture(path: Path) -> Image.Image:
-    """A picture, the way up that its camera says; of 16 bits a pixel, scaled to 8.
-
-    Raises DataError if it cannot be read.
-    """
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip, not scale
-                upright = upright.point(lambda value: value * (1 / 257))
-            return upright
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
-        raise DataError(f"{path} cannot be read as a picture: {reason}") from None
-
-
-def square(picture: Image.Image, side: int, colour: bool) -> Tensor:
-    """A picture, uint8 (3 or 1, S, S): the shorter side resized to ``side``, the middle cut out."""
-    converted = picture.convert("RGB" if colour else "L")
-    return pixels_of(ImageOps.fit(converted, (side, side), Image.Resampling.LANCZOS))
-
-
-def pixels_of(picture: Image.Image) -> Tensor:
-    """The values of a picture of 8 bits, uint8 (C, H, W)."""
-    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return values.view(picture.height, picture.width, -1).permute(2, 0, 1)
 
 
 def digit_in(path: Path, side: int, box_share: float = BOX_SHARE) -> Tensor:

@@ -9,9 +9,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from stn_train.errors import DataError
+
+
+def open_picture(path: Path) -> Image.Image:
+    """A picture, the way up that its camera says; of 16 bits a pixel, scaled to 8.
+
+    Raises DataError if it cannot be read.
+    """
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip, not scale
+                upright = upright.point(lambda value: value * (1 / 257))
+            return upright
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
+        raise DataError(f"{path} cannot be read as a picture: {reason}") from None
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """The values of a picture of 8 bits, uint8 (C, H, W)."""
+    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return values.view(picture.height, picture.width, -1).permute(2, 0, 1)
 
 
 def read_square(path: Path, side: int, colour: bool) -> Tensor:
@@ -19,19 +42,8 @@ def read_square(path: Path, side: int, colour: bool) -> Tensor:
 
     colour: three channels instead of one. Raises DataError, naming the file, if it is damaged.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip, not scale
-                upright = upright.point(lambda value: value * (1 / 257))
-            upright = upright.convert("RGB" if colour else "L")
-            square = ImageOps.fit(upright, (side, side), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from None
-    values = torch.frombuffer(bytearray(square.tobytes()), dtype=torch.uint8)
-    return values.view(side, side, -1).permute(2, 0, 1)  # (C, S, S)
+    picture = open_picture(path).convert("RGB" if colour else "L")
+    return pixels_of(ImageOps.fit(picture, (side, side), Image.Resampling.LANCZOS))
 
 
 def squares_on_disk(paths: Sequence[Path], side: int, cache: Path) -> Tensor:

@@ -60,9 +60,7 @@ class Source(Settings, ABC):
         Unless a source does otherwise, the shorter side is resized and the middle cut out. Raises
         DataError if it cannot be read.
         """
-        from stn_train.data.own_pictures import open_picture, square
-
-        return square(open_picture(path), shape[1], colour=shape[0] == 3)
+        return read_square(path, shape[1], colour=shape[0] == 3)
 
 
 class Mnist(Source):

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from stn_train.data.own_pictures import open_picture
+from stn_train.data.pictures import open_picture
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser.pages import Inspected, draw_grid, grid_colours, inspect

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from stn_train.data.own_pictures import SUFFIXES, as_digit, ink, open_picture, pictures_in
+from stn_train.data.own_pictures import SUFFIXES, as_digit, ink, pictures_in
+from stn_train.data.pictures import open_picture
 from stn_train.data.sources import SOURCES
 from stn_train.errors import DataError
 
