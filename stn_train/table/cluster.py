@@ -33,11 +33,10 @@ from ray.exceptions import (
 from stn_train.data.sources import DATA_DIR_VARIABLE
 from stn_train.errors import ConfigError, StnError
 from stn_train.runs.machine import choose_device, cores, keep_freed_memory
-from stn_train.runs.signals import StoppedError
+from stn_train.runs.signals import StoppedError, StopSignals
 from stn_train.table.board import Board
 from stn_train.table.engines import Event, Outcome, Tell, Teller, Warned, Work, run_job
 from stn_train.table.plan import Job
-from stn_train.trainer.observers import tell as tell_user
 
 RUNS_PER_GPU = 4
 """One computes while another draws or validates."""
@@ -200,17 +199,22 @@ class Tasks:
         """The same for each task, by the reference to its outcome."""
 
     def run(self) -> None:
-        """Train all; stop all if a signal or an error ends this."""
-        try:
-            while self.waiting or self.given:
-                self.give()
-                ended, _ = ray.wait([*self.given], timeout=1)
-                self.tell_messages()
-                for task in ended:
-                    self.end(task)
-        except BaseException:
-            self.stop()
-            raise
+        """Train all; stop all if a signal or an error ends this.
+
+        Signals are recorded: an exception that a handler raises inside of Ray becomes another one.
+        """
+        with StopSignals() as signals:
+            try:
+                while (self.waiting or self.given) and not signals.received:
+                    self.give()
+                    ended, _ = ray.wait([*self.given], timeout=0.5)
+                    self.tell_messages()
+                    for task in ended:
+                        self.end(task)
+            finally:
+                self.stop()
+        if signals.received:
+            raise StoppedError("all runs have saved their state", signals.received)
 
     def give(self) -> None:
         """Give Ray as many runs as fit, and without a limit as many again: no core waits for us."""
@@ -242,13 +246,11 @@ class Tasks:
                 self.tell(event)
 
     def stop(self) -> None:
-        """Have all runs save their state; returns when they have."""
-        if not self.given:
-            return
-        tell_user(f"stopping {len(self.given)} runs after their step; Ctrl-C again stops at once")
+        """Have the runs that have not ended save their state; returns when they have."""
         for task in self.given:
             ray.cancel(task)
-        ray.wait([*self.given], num_returns=len(self.given), timeout=SECONDS_TO_SAVE)
+        if self.given:
+            ray.wait([*self.given], num_returns=len(self.given), timeout=SECONDS_TO_SAVE)
 
 
 def outcome_of(task: Any, job: Job) -> Outcome | str:

@@ -90,7 +90,7 @@ def test_a_run_that_fails_does_not_stop_the_others(table, tmp_path):
     assert "2 runs failed: r_fcn-seed1, r_fcn-seed2" in result.stderr
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGUSR2", 140), ("SIGKILL", -9)])
 def test_killed_and_run_again_it_goes_on(table, tmp_path, sent, code):
     program = "from stn_train.cli.table import run_table; run_table()"
     chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "1"]
