@@ -179,13 +179,14 @@ class OnRay:
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> None:
         """See `Engine.run`."""
-        with token_in(self.work.folder) as token:
+        with silent_stdout(), token_in(self.work.folder) as token:
             order = Order(self.work, token, sys.argv, Path.cwd(), self.board)
             Tasks(self, order, jobs, tell).run()
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
-        ray.shutdown()
+        with silent_stdout():
+            ray.shutdown()
 
 
 class Tasks:
@@ -330,6 +331,13 @@ def refuse_dead_address(address: str) -> None:
         raise ValueError("it must be HOST:PORT, or auto; run this on a node of the cluster")
     with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER):
         pass
+
+
+@contextlib.contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Nothing reaches standard output: Ray prints there what it knows of a lost node."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
