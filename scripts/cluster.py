@@ -62,7 +62,8 @@ def here(device: torch.device) -> dict[str, Any]:
 def measure_rates(device: str = "cpu", threads: int = 1) -> None:
     """Measure a step and the test of every cell by the paper's recipe, one run at a time.
 
-    With one thread on a CPU, seconds are those of the processor: other programs add little.
+    With one thread on a CPU, seconds are those of the processor: other programs add little. Cells
+    that have a line for this device are passed over.
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
@@ -71,12 +72,15 @@ def measure_rates(device: str = "cpu", threads: int = 1) -> None:
     clock = time.process_time if alone else time.perf_counter
     splits = load_splits(shipped_config(MNIST, CELLS[0]).data)
     lines = [json.loads(line) for line in RATES.read_text().splitlines()] if RATES.exists() else []
+    known = [identity(line) for line in lines]
     for cell in CELLS:
+        same = {**cell._asdict(), "device": where.type}
+        if same in known:
+            continue
         config = shipped_config(MNIST, cell, ["recipe=paper"])
         measured = rehearse(config, splits, where, clock)
         line = {**cell._asdict(), **measured._asdict(), "environment": here(where)}
-        same = {**cell._asdict(), "device": line["environment"]["device"]}
-        lines = [each for each in lines if same != identity(each)] + [line]
+        lines.append(line)
         typer.echo(f"{cell.title}: {1000 * measured.step_seconds:.1f} ms a step", err=True)
         RATES.write_text("".join(json.dumps(each) + "\n" for each in lines))
 

@@ -397,7 +397,7 @@ def digit() -> Tensor:
     return test.pixels[test.labels == 4][0]
 
 
-SEEDS_OF_THE_PLAN = 10
+CELLS_OF_THE_PLAN, SEEDS_OF_THE_PLAN = 32, 10
 
 PLACES = (
     ("2 cores", "cpu", 2),
@@ -416,7 +416,7 @@ def grid_table() -> str:
     notes = []
     for place, device, count in PLACES:
         rates = [line for line in measured if line["environment"]["device"] == device]
-        if not rates:
+        if len(rates) < CELLS_OF_THE_PLAN:
             how = f"`python scripts/cluster.py rates --device {device}`"
             lines.append((place, "", "", "not measured", f"{how} measures it"))
             continue
