@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,10 @@ from stn_train.data.images import ImageFormat
 from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
 from stn_train.runs.directory import Run, RunDirectory
 from stn_train.trainer.loop import TrainResult, train
+
+# For Ray, read when it is imported: all listeners on 127.0.0.1, workers as urgent as the tests.
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent

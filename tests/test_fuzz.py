@@ -293,5 +293,5 @@ def test_any_command_line_ends_with_a_documented_code(
         raise DataError("no digits here")  # what is allowed gets no further
 
     monkeypatch.setattr("stn_train.data.sources.load_splits", no_data)
-    monkeypatch.setattr("stn_train.table.engines.run_jobs", no_data)
+    monkeypatch.setattr("stn_train.table.engines.engine_for", no_data)
     assert command(name, *arguments).exit_code in (0, 1, 2, 3, 4, 6)

@@ -29,8 +29,8 @@ def complete_model(beginning: str) -> list[str]:
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something outside the program failed (disk, permission); 2 config or "
     "command line; 3 data missing or damaged; 4 checkpoint cannot be read; 5 training diverged; "
-    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated, 129 terminal closed: "
-    "a run has then been saved and can be resumed."
+    "6 the run directory is taken; 130 interrupted (Ctrl-C), 143 terminated, 129 terminal closed, "
+    "138 SIGUSR1, 140 SIGUSR2: a run has then been saved and can be resumed."
 )
 
 

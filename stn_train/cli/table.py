@@ -1,7 +1,7 @@
 """`stn-table`: train the cells of a published table, show what was measured, and compare."""
 
-import time
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,11 +22,9 @@ from stn_train.runs.files import pretty_json, write_atomically
 
 if TYPE_CHECKING:
     from stn_train.runs.result import Result
-    from stn_train.table.engines import Event, Outcome
+    from stn_train.table.engines import Work
     from stn_train.table.paper import PaperTable
-    from stn_train.table.plan import Job
-
-SECONDS_BETWEEN_LINES = 60
+    from stn_train.table.progress import Progress
 
 TableOption = Annotated[
     str,
@@ -64,7 +62,21 @@ def run_cells(
         str, typer.Option(help="Settings of networks and training: default or paper.")
     ] = "default",
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once. Default: one a core; 4 on a GPU.", min=1)
+        int | None,
+        typer.Option(
+            help="At most so many runs at once, which share the cores; 1: in this process. "
+            "Default: one a core, or 4 a GPU.",
+            min=1,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster to train on. Else $RAY_ADDRESS, else this machine.",
+            envvar="RAY_ADDRESS",
+            show_envvar=False,
+            metavar="HOST:PORT",
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -80,38 +92,43 @@ def run_cells(
     quiet: QuietOption = False,
 ) -> None:
     """Train every run that has no result yet; interrupted ones are resumed where they were."""
-    from stn_train.runs.machine import choose_device, cores
+    from stn_train.runs.machine import choose_device
     from stn_train.runs.result import results_in
-    from stn_train.table.engines import run_jobs
+    from stn_train.runs.signals import stopped_as
+    from stn_train.table.engines import Work
     from stn_train.table.paper import table_named
     from stn_train.table.plan import cells_like, jobs_for, missing
+    from stn_train.table.progress import Progress
     from stn_train.table.rows import markdown, table_rows
     from stn_train.trainer.observers import tell
 
-    table, where = table_named(table_name), choose_device(device)
+    table = table_named(table_name)
+    if address is None:
+        choose_device(device)  # what is not there is told before anything begins
     settings = [f"recipe={recipe}", *(overrides or [])]
     planned = jobs_for(table, cells_like(cells or [], table), seeds_named(seeds), settings)
     out.mkdir(parents=True, exist_ok=True)
     left = missing(planned, out)
-    workers = jobs or (cores() if where.type == "cpu" else min(4, cores()))
-    done = len(planned) - len(left)
-    if not quiet:
-        tell(f"{len(planned)} runs, {done} of them finished already; {workers} at a time")
-    outcomes = follow(run_jobs(left, out, workers, where, data_dir), planned, left, quiet)
-    elsewhere = sum(each.elsewhere for each in outcomes)
-    if elsewhere:
-        tell(f"other processes train {elsewhere} runs; run this again when they have finished")
-    if done or any(each.result for each in outcomes):
+    progress = Progress(planned, left, out, quiet)
+    if left:
+        with stopped_as("stopped; run the same command again to go on"):
+            train_all(Work(out, device, data_dir), jobs, address, progress)
+    else:
+        progress.begin("")
+    if progress.elsewhere:
+        others = f"other processes train {progress.elsewhere} runs"
+        tell(f"{others}; run this again when they have finished")
+    if progress.finished:
         results = results_in(out)
         rows = table_rows(results, table)
         shown = [row.as_dict() for row in rows]
         typer.echo(pretty_json(shown) if as_json else markdown(rows, table).rstrip())
         name_outside(results, table, err=as_json)
-    failed = [each for each in outcomes if each.problem and not each.elsewhere]
-    if failed:
-        names = ", ".join(sorted(outcome.job.name for outcome in failed))
-        error = StnError(f"{len(failed)} runs failed: {names}; run the command again to resume")
-        error.exit_code = failed[0].exit_code
+    if progress.failed:
+        names = ", ".join(sorted(outcome.job.name for outcome in progress.failed))
+        count = len(progress.failed)
+        error = StnError(f"{count} runs failed: {names}; run the command again to resume")
+        error.exit_code = progress.failed[0].exit_code
         raise error
 
 
@@ -125,38 +142,15 @@ def seeds_named(text: str) -> range:
     raise ConfigError([f"--seeds is {text!r}; it can be a number, as 3, or a range, as 4-6"])
 
 
-def follow(
-    events: "Iterable[Event]", planned: "Sequence[Job]", left: "Sequence[Job]", quiet: bool
-) -> "list[Outcome]":
-    """Report the events of runs on standard error until all have ended; returns the outcomes.
+def train_all(work: "Work", at_once: int | None, address: str | None, progress: "Progress") -> None:
+    """Train the runs that are left, here or on Ray."""
+    from stn_train.table.engines import EXTRA, InThisProcess, engine_for
 
-    planned: all runs that were asked for; left: those that had no result yet.
-    """
-    from stn_train.table.engines import Outcome, TimeLeft, Warned
-    from stn_train.trainer.observers import tell
-
-    time_left = TimeLeft(left)
-    outcomes: list[Outcome] = []
-    ended, told = len(planned) - len(left), time.perf_counter()
-    for event in events:
-        time_left.update(event)
-        if isinstance(event, Outcome):
-            outcomes.append(event)
-            ended += not event.elsewhere
-            line = f"{ended} of {len(planned)}: {event.job.name} {event}"
-            if event.elsewhere:
-                tell(f"{event.job.name} is left out: {event.problem}")
-            elif event.problem:
-                tell(line)
-            elif not quiet:
-                tell(f"{line}, {time_left.seconds / 60:.0f} min left")
-        elif isinstance(event, Warned):
-            tell(f"warning: {event.job.name}: {event.message}")
-        elif not quiet and time.perf_counter() - told >= SECONDS_BETWEEN_LINES:
-            told = time.perf_counter()
-            running = [f"{name} {share:.0%}" for name, share in time_left.running.items()]
-            tell(f"{', '.join(running)}; {time_left.seconds / 60:.0f} min left")
-    return outcomes
+    with contextlib.closing(engine_for(work, at_once, address)) as engine:
+        progress.begin(f"; {engine.at_once} at a time")
+        if isinstance(engine, InThisProcess) and at_once != 1 and len(progress.left) > 1:
+            progress.note(f"several at once, here or on a cluster, need Ray: {EXTRA}")
+        engine.run(progress.left, progress)
 
 
 @run_table.command("show", epilog=f"Example: stn-table show runs/table --json\n\n{EXIT_CODES}")

@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parent.parent
 SOURCES = ("*.py", "*.html")
 """The files of the package that decide what it does, besides the shipped data."""
 
-EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "kornia")
+EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "ray", "kornia")
 """Packages that only some commands need."""
 
 VARIABLES = ("STN_DATA_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")

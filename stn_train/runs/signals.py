@@ -11,8 +11,16 @@ from stn_train.errors import StnError
 
 ASKED = "stopping after this step; Ctrl-C again stops at once\n"
 
-ENDS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-"""What ends a program besides Ctrl-C. A terminal that is closed sends SIGHUP; Windows has none."""
+ENDS = [
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)
+]
+"""What ends a program besides Ctrl-C.
+
+A terminal that is closed sends SIGHUP; batch systems send SIGUSR1 or SIGUSR2 some time before the
+limit of a job. Windows has SIGTERM alone.
+"""
 
 
 class StoppedError(StnError):
@@ -20,6 +28,7 @@ class StoppedError(StnError):
 
     def __init__(self, message: str, number: int) -> None:
         super().__init__(message)
+        self.number = number
         self.exit_code = 128 + number
 
 
@@ -70,9 +79,11 @@ class Terminated(BaseException):
 
 @contextlib.contextmanager
 def stopped_as(message: str) -> Iterator[None]:
-    """Turn the exceptions of signals into a StoppedError, where no step can be finished first."""
+    """Turn the exceptions of signals, also of a run that was stopped, into this StoppedError."""
     try:
         yield
+    except StoppedError as error:
+        raise StoppedError(message, error.number) from None
     except KeyboardInterrupt:
         raise StoppedError(message, signal.SIGINT) from None
     except Terminated as error:

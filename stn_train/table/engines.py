@@ -1,47 +1,39 @@
-"""Several runs at once, each in a process of its own.
+"""Engines: what trains the runs of a table, one after another here or many at once on Ray.
 
-`run_jobs` is all that the command line knows: jobs go in, events come out. On a CPU each process
-has its share of the cores: runs with one core each get through more images than one run on all
-cores, because the small layers do not parallelise well (`scripts/benchmark.py` measures it). On a
-GPU the processes take turns: one computes while another draws or validates.
+An engine is given jobs and tells, event by event, what becomes of them. Whichever it is, a run
+leaves the same directory, and ends with the bits of a run alone with as many threads.
 """
 
-import multiprocessing
+import importlib.util
 import os
-import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import torch
 from typing_extensions import override
 
 from stn_train.data.sources import load_splits
-from stn_train.errors import InUseError, StnError
+from stn_train.errors import ConfigError, InUseError, StnError
 from stn_train.runs.directory import RunDirectory
-from stn_train.runs.machine import cores, keep_freed_memory
+from stn_train.runs.machine import choose_device, keep_freed_memory
 from stn_train.runs.result import Result
+from stn_train.runs.signals import StoppedError
 from stn_train.table.paper import published_for
 from stn_train.table.plan import Job, finished
 from stn_train.trainer import train
 from stn_train.trainer.observers import Observer, Start
 
+EXTRA = "pip install 'stn_train[ray]'"
+
+RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+"""Ray sends no usage statistics, and does not build an environment anew on each node."""
+
 SECONDS_BETWEEN_REPORTS = 10
-
-TRAINING_IMAGES = 60_000
-"""MNIST's, to estimate how many passes a number of steps is."""
-
-CNN_COST = 10.0
-"""A pass of a CNN takes about so many times as long as one of an FCN."""
 
 
 class Progressed(NamedTuple):
-    """A run has got this far."""
+    """A run has begun, or has got this far."""
 
     job: Job
     share: float
@@ -81,70 +73,95 @@ class Outcome(NamedTuple):
 
 
 Event = Progressed | Warned | Outcome
+Tell = Callable[[Event], None]
 
 
-def run_jobs(
-    jobs: Sequence[Job], folder: Path, workers: int, device: torch.device, data_dir: Path | None
-) -> Iterator[Event]:
-    """Train runs, ``workers`` at a time, in subfolders of ``folder``; yields events as they happen.
+class Work(NamedTuple):
+    """What the runs of a table have in common."""
 
-    A run that was interrupted is resumed from its newest checkpoint. When this iterator is closed
-    or an exception is raised in it, the running processes are terminated; they save a checkpoint
-    first.
+    folder: Path
+    """A run directory is a subfolder, named after its job."""
+    device: str
+    """As on the command line: ``auto`` is decided where the run runs."""
+    data_dir: Path | None
+
+
+class Engine(Protocol):
+    """Trains runs."""
+
+    @property
+    def at_once(self) -> int:
+        """How many runs it trains at a time."""
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+        """Train runs, each from its newest checkpoint; returns when all have ended.
+
+        Every job has one Outcome, whatever happens to it. A signal ends all runs, after they have
+        saved their state: StoppedError, KeyboardInterrupt or Terminated.
+        """
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+def engine_for(work: Work, at_once: int | None, address: str | None) -> Engine:
+    """Ray, where it is installed and more than one run at a time is wanted; else this process.
+
+    at_once: the most runs at a time, None for as many as there is room for. address: of a Ray
+    cluster. Raises ConfigError if it is given and Ray is not installed.
     """
-    threads = max(1, cores() // workers)
-    context = multiprocessing.get_context("spawn")
-    waiting = deque(jobs)
-    running: dict[Connection, tuple[Job, SpawnProcess]] = {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                job = waiting.popleft()
-                here, there = context.Pipe(duplex=False)
-                work = (job, folder, device, data_dir, threads, there)
-                process = context.Process(target=run_in_process, args=work, daemon=True)
-                process.start()
-                there.close()  # only the process holds it now: `here` ends when the process does
-                running[here] = job, process
-            ready = wait(running)
-            for here in [each for each in running if each in ready]:
-                job, process = running[here]
-                try:
-                    event: Event = here.recv()
-                except EOFError:
-                    problem = "killed, perhaps out of memory (try fewer --jobs)"
-                    event = Outcome(job, None, problem, StnError.exit_code)
-                if isinstance(event, Outcome):
-                    process.join()
-                    del running[here]
-                yield event
-    finally:
-        for _, process in running.values():
-            process.terminate()
-            process.join()
+    if at_once == 1 and address is None:
+        return InThisProcess(work)
+    if importlib.util.find_spec("ray") is None:
+        if address is not None:
+            raise ConfigError([f"--address {address} needs Ray: {EXTRA}"])
+        return InThisProcess(work)
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
+    if address in (None, "local"):  # on this machine alone: no port is open to the network
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    from stn_train.table.cluster import OnRay  # reads these variables when it is imported
+
+    return OnRay(work, at_once, address)
 
 
-def run_in_process(
-    job: Job,
-    folder: Path,
-    device: torch.device,
-    data_dir: Path | None,
-    threads: int,
-    events: Connection,
-) -> None:
-    """Train one run with this process's share of the cores; its events go through the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which terminates us
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    events.send(run_job(job, folder, device, data_dir, Reporter(job, events)))
+class InThisProcess:
+    """Trains one run after another.
+
+    Several such processes can share a folder: each leaves out what another one is training.
+    """
+
+    at_once = 1
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> None:
+        """See `Engine.run`. Runs that other processes have are tried again after all others."""
+        keep_freed_memory()
+        left = []
+        for job in jobs:
+            outcome = self.train(job, tell)
+            if outcome.elsewhere:
+                left.append(job)
+            else:
+                tell(outcome)
+        for job in left:
+            tell(self.train(job, tell))
+
+    def train(self, job: Job, tell: Tell) -> Outcome:
+        """Train one run."""
+        return run_job(job, self.work, Teller(job, tell))
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
-class Reporter(Observer):
-    """Sends warnings and, every few seconds, the progress of a run to the parent process."""
+class Teller(Observer):
+    """Makes events of what happens in a run."""
 
-    def __init__(self, job: Job, events: Connection) -> None:
-        self.job, self.events = job, events
+    def __init__(self, job: Job, tell: Tell) -> None:
+        self.job, self.tell = job, tell
 
     @override
     def started(self, start: Start) -> None:
@@ -158,36 +175,28 @@ class Reporter(Observer):
 
     @override
     def warned(self, message: str) -> None:
-        self.events.send(Warned(self.job, message))
+        self.tell(Warned(self.job, message))
 
     def report(self, step: int) -> None:
-        """Send how far the run is."""
+        """Tell how far the run is."""
         self.reported = time.perf_counter()
-        self.events.send(Progressed(self.job, step / self.steps))
+        self.tell(Progressed(self.job, step / self.steps))
 
 
-def end_with_parent() -> None:
-    """End this process when its parent was killed and could not end it."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def run_job(job: Job, work: Work, observer: Observer | None = None) -> Outcome:
+    """Train one run in this process, unless another process has finished it in the meantime.
 
-
-def run_job(
-    job: Job,
-    folder: Path,
-    device: torch.device,
-    data_dir: Path | None,
-    observer: Observer | None = None,
-) -> Outcome:
-    """Train one run in this process, unless another process has finished it in the meantime."""
+    Raises StoppedError if a signal asked for an end.
+    """
     try:
-        with RunDirectory.claim_or_reopen(folder / job.name) as run:
-            if not finished(job, folder):
-                splits = load_splits(job.config.data, data_dir)
+        with RunDirectory.claim_or_reopen(work.folder / job.name) as run:
+            if not finished(job, work.folder):
+                device = choose_device(work.device)
+                splits = load_splits(job.config.data, work.data_dir)
                 train(job.config, splits, run, device, observer)
             return Outcome(job, Result.read(run.result), "", 0)
+    except StoppedError:
+        raise
     except InUseError as error:
         return Outcome(job, None, str(error), error.exit_code, elsewhere=True)
     except StnError as error:
@@ -196,48 +205,3 @@ def run_job(
         return Outcome(job, None, str(error), StnError.exit_code)
     except Exception as error:  # a bug of ours must not end the other runs
         return Outcome(job, None, f"{type(error).__name__}: {error}", StnError.exit_code)
-
-
-class TimeLeft:
-    """Estimates the time that is left from the speed so far."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.costs = {job.name: cost(job) for job in jobs}
-        self.began: dict[str, float] = {}
-        """Share of each run that was done before we started."""
-        self.reached: dict[str, float] = {}
-        self.started = time.perf_counter()
-
-    def update(self, event: Event) -> None:
-        """Take an event into account; a run that another process trains is not ours to wait for."""
-        match event:
-            case Progressed(job, share):
-                self.began.setdefault(job.name, share)
-                self.reached[job.name] = share
-            case Outcome(job, elsewhere=True):
-                del self.costs[job.name]
-            case Outcome(job):
-                self.reached[job.name] = 1.0
-
-    @property
-    def running(self) -> dict[str, float]:
-        """The unfinished runs that have started, and the share of their steps that is done."""
-        return {name: share for name, share in self.reached.items() if share < 1}
-
-    @property
-    def seconds(self) -> float:
-        """Estimated seconds left; infinite before any progress."""
-        done = left = 0.0
-        for name, whole in self.costs.items():
-            share = self.reached.get(name, 0.0)
-            done += whole * (share - self.began.get(name, 0.0))
-            left += whole * (1 - share)
-        elapsed = time.perf_counter() - self.started
-        return left / done * elapsed if done else float("inf")
-
-
-def cost(job: Job) -> float:
-    """The rough cost of a run, in passes of an FCN."""
-    settings = job.config.train
-    passes = settings.epochs or (settings.steps or 1) * settings.batch_size / TRAINING_IMAGES
-    return passes * (1.0 if job.config.cell.backbone == "FCN" else CNN_COST)

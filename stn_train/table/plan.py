@@ -58,15 +58,18 @@ def jobs_for(
         key, *_ = override.partition("=")[0].strip().split(".")
         if key == "transformers" or override.partition("=")[0].strip() in DECIDED:
             raise ConfigError([f"--set {override}: --cells and --seeds decide that here"])
+    configs = {cell: shipped_config(table, cell, overrides) for cell in cells}
     jobs = [
-        Job(
-            f"{table.file_name(cell)}-seed{seed}",
-            shipped_config(table, cell, [*overrides, f"seed={seed}"]),
-        )
+        Job(f"{table.file_name(cell)}-seed{seed}", with_seed(configs[cell], seed))
         for seed in seeds
         for cell in cells
     ]
     return sorted(jobs, key=lambda job: job.config.cell.backbone != "FCN")  # a stable sort
+
+
+def with_seed(config: Config, seed: int) -> Config:
+    """A config with another seed, as if that had been given: nothing else depends on it."""
+    return config.model_copy(update={"seed": seed, "given": config.given | {"seed": seed}})
 
 
 def shipped_config(table: PaperTable, cell: Cell, overrides: Sequence[str] = ()) -> Config:

@@ -12,15 +12,12 @@ import pytest
 import typer.main
 from conftest import TINY_OVERRIDES
 
-from stn_train.cli import table as cli_table
-from stn_train.cli.table import follow, run_table, seeds_named
+from stn_train.cli.table import run_table, seeds_named
 from stn_train.errors import CheckpointError, ConfigError, DivergenceError
 from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.result import reference_results
 from stn_train.table import paper
-from stn_train.table.engines import Outcome, Progressed, Warned
 from stn_train.table.paper import TABLES
-from stn_train.table.plan import Job, jobs_for
 
 MNIST = TABLES["mnist"]
 
@@ -58,10 +55,10 @@ def of_cell(title, **changes):
 
 
 def test_what_is_missing_is_trained_and_shown(table, tmp_path):
-    chosen = ["--cells", "R:FCN:*", "--seeds", 1, "--out", tmp_path, "--jobs", 2]
+    chosen = ["--cells", "R:FCN:*", "--seeds", 1, "--out", tmp_path, "--jobs", 1]
     result = table("run", *chosen, *set_options())
     assert result.exit_code == 0
-    assert "4 runs, 0 of them finished already; 2 at a time" in result.stderr
+    assert "4 runs, 0 of them finished already; 1 at a time" in result.stderr
     ended = r"4 of 4: r_\w*fcn-seed1 [\d.]+ % \(paper [12].\d\), validation [\d.]+ % in"
     assert re.search(ended, result.stderr)
     assert re.search(r"\| ST-FCN TPS \| [\d.]+ \(1.1, \+[\d.]+\) \|", result.stdout)
@@ -84,7 +81,7 @@ def test_what_is_missing_is_trained_and_shown(table, tmp_path):
 
 def test_a_run_that_fails_does_not_stop_the_others(table, tmp_path):
     diverging = set_options("train.learning_rate=1e30", "train.optimizer=sgd")
-    chosen = ["--cells", "R:FCN:none", "--seeds", 2, "--out", tmp_path, "--jobs", 2]
+    chosen = ["--cells", "R:FCN:none", "--seeds", 2, "--out", tmp_path, "--jobs", 1]
     result = table("run", *chosen, *diverging)
     assert result.exit_code == DivergenceError.exit_code
     told = re.findall(r"(\d) of 2: (r_fcn-seed\d) failed: .*not finite", result.stderr)
@@ -93,10 +90,10 @@ def test_a_run_that_fails_does_not_stop_the_others(table, tmp_path):
     assert "2 runs failed: r_fcn-seed1, r_fcn-seed2" in result.stderr
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+@pytest.mark.parametrize(("sent", "code"), [("SIGINT", 130), ("SIGUSR2", 140), ("SIGKILL", -9)])
 def test_killed_and_run_again_it_goes_on(table, tmp_path, sent, code):
     program = "from stn_train.cli.table import run_table; run_table()"
-    chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "2"]
+    chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "1"]
     options = [*chosen, *set_options("train.epochs=40")]
     process = subprocess.Popen(
         [sys.executable, "-c", program, "run", *options],
@@ -150,40 +147,6 @@ def test_seeds_are_a_number_or_a_range(text, seeds):
 def test_other_seeds_are_refused(text):
     with pytest.raises(ConfigError, match=r"--seeds .* 3.* 4-6"):
         seeds_named(text)
-
-
-# What is told while runs are trained.
-
-
-@pytest.fixture
-def jobs() -> list[Job]:
-    cells = [cell for cell in MNIST.cells if (cell.distortion, cell.backbone) == ("R", "FCN")]
-    return jobs_for(MNIST, cells[:3], [1], TINY_OVERRIDES)
-
-
-def test_progress_is_told_with_the_time_left(jobs, monkeypatch, capfd):
-    monkeypatch.setattr(cli_table, "SECONDS_BETWEEN_LINES", 0)
-    ended = Outcome(jobs[0], of_cell("R:FCN:none"), "", 0)
-    reached = [Progressed(jobs[0], 0.0), Progressed(jobs[0], 0.5)]
-    assert follow([*reached, ended], jobs, jobs, quiet=False) == [ended]
-    first, second, last = capfd.readouterr().err.splitlines()
-    assert first == "r_fcn-seed1 0%; inf min left"
-    assert re.fullmatch(r"r_fcn-seed1 50%; \d+ min left", second)
-    assert re.fullmatch(r"1 of 3: r_fcn-seed1 .* \d+ min left", last)
-    follow([*reached, ended], jobs, jobs, quiet=True)
-    assert capfd.readouterr().err == ""
-
-
-def test_warnings_and_failures_are_told_with_the_runs_name(jobs, capfd):
-    failed = Outcome(jobs[0], None, "the disk is full", 1)
-    elsewhere = Outcome(jobs[1], None, "process 7 has it", 6, elsewhere=True)
-    events = [Warned(jobs[0], "it may have collapsed"), failed, elsewhere]
-    assert follow(events, jobs, jobs, quiet=True) == [failed, elsewhere]
-    assert capfd.readouterr().err.splitlines() == [
-        "warning: r_fcn-seed1: it may have collapsed",
-        "1 of 3: r_fcn-seed1 failed: the disk is full",
-        f"{jobs[1].name} is left out: process 7 has it",
-    ]
 
 
 # show.
@@ -290,7 +253,10 @@ def test_flags_are_these():
         name: {flag for option in command.params for flag in option.opts}
         for name, command in commands.items()
     }
-    run = "--cells --seeds --recipe --jobs --set --out --table --device --data-dir --json --quiet"
+    run = (
+        "--cells --seeds --recipe --jobs --address --set --out --table --device --data-dir "
+        "--json --quiet"
+    )
     show = "runs --table --json --markdown --csv --png"
     assert flags == {
         "run": set(run.split()),

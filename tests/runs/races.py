@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import CPU
 from kills import CONFIG, in_child, random_splits
 
 from stn_train.errors import RunDirectoryError
@@ -56,7 +55,7 @@ def table(folder: Path) -> dict[str, Any]:
 
     def work() -> None:
         for job in chosen:
-            outcome = engines.run_job(job, folder, CPU, None)
+            outcome = engines.run_job(job, engines.Work(folder, "cpu", None))
             note(folder / "log", "elsewhere" if outcome.elsewhere else f"has {job.config.seed}")
             assert outcome.elsewhere or outcome.result is not None, outcome.problem
 

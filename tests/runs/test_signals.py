@@ -71,7 +71,13 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("sent", "code"),
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 128 + signal.SIGUSR1),  # as SLURM sends it some time before the limit
+    ],
 )
 def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path):
     folder, splits = tmp_path / "run", kills.random_splits()

@@ -60,6 +60,15 @@ def test_plan_is_every_cell_with_every_seed_the_cheap_ones_first():
         assert job.config.train.epochs == 7
 
 
+def test_a_job_is_the_config_of_its_cell_and_seed():
+    cells = cells_like(["R:FCN:Aff", "RTS:CNN:TPS"], MNIST)
+    for job in jobs_for(MNIST, cells, [3, 7], ["train.epochs=7"]):
+        overrides = ["train.epochs=7", f"seed={job.config.seed}"]
+        loaded = shipped_config(MNIST, job.config.cell, overrides)
+        assert job.config == loaded
+        assert job.config.as_dict() == loaded.as_dict()
+
+
 def test_a_cell_without_a_published_value_starts_from_another_config():
     (job,) = jobs_for(MNIST, cells_like(["TC:FCN:TPS"], MNIST), [1], [])
     assert job.name == "tc_tps_fcn-seed1"
