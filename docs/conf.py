@@ -1,5 +1,14 @@
 """How Sphinx builds the documentation: `sphinx-build -W docs site`."""
 
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from stn_train.cli.export import SHOWN
+from stn_train.data.sources import load_splits
+from stn_train.demo.page import save_page
+from stn_train.runs.directory import load_run
+
 project = "stn_train"
 copyright = "2026, The stn_train authors"
 
@@ -23,3 +32,15 @@ autodoc_typehints_description_target = "documented"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 
 suppress_warnings = ["myst.xref_missing"]  # links to files of the repository
+
+
+def setup(app: Sphinx) -> None:
+    """Have the live page made after the others: docs/live.md shows it."""
+    app.connect("build-finished", write_live_page)
+
+
+def write_live_page(app: Sphinx, error: Exception | None) -> None:
+    """Write the live page of the model that ships beside the pages of HTML."""
+    if error is None and app.builder.format == "html":
+        run = load_run(SHOWN)
+        save_page(run, load_splits(run.config.data).test, Path(app.outdir) / "demo.html")
