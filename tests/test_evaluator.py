@@ -9,14 +9,17 @@ from torch import Tensor, nn
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import Images
 from stn_train.evaluator import (
+    POSE_SPREAD,
     confusion_of,
     evaluate,
     mean_interval,
+    mean_outputs,
     percent,
     predict,
     score_percent,
     wilson_interval,
 )
+from stn_train.geometry.matrices import small_similarities
 from stn_train.tasks import Classification, Measure
 from stn_train.tasks.examples import MOST_AT_ONCE, Examples
 
@@ -256,3 +259,28 @@ def test_one_error_in_one_draw_has_a_spread_of_its_own():
     rates[7] = 0.1
     half = 1.959964 * (0.01 * 0.1**2 * 0.99 / 100) ** 0.5  # variance p (1 - p) 0.1^2, p = 1/100
     assert mean_interval(rates) == pytest.approx((0.0, 100 * (0.001 + half)))
+
+
+def test_outputs_over_poses_are_the_mean_of_those_of_each_view(tiny, splits):
+    torch.manual_seed(0)
+    network = tiny(distortion="R", transform="Aff").build_network(splits.test.format)
+    inputs = torch.rand(4, 1, 28, 28)
+    network.eval()
+    with torch.no_grad():
+        one, three = mean_outputs(network, inputs, 1), mean_outputs(network, inputs, 3)
+        each = [network(inputs)]
+        generator = torch.Generator().manual_seed(0)
+        for view in small_similarities(2, POSE_SPREAD, generator):
+            (transformer,) = network.transformers.values()
+            transformer.view = view
+            each.append(network(inputs))
+            transformer.view = None
+    assert torch.equal(one, each[0])
+    torch.testing.assert_close(three, torch.stack(each).mean(0))
+    assert not torch.allclose(three, one)
+
+
+def test_a_network_without_a_transformer_has_no_views(tiny, splits):
+    network = tiny(distortion="RTS", transform="none").build_network(splits.test.format)
+    with pytest.raises(ValueError, match="spatial transformer"):
+        mean_outputs(network, torch.rand(1, 1, 42, 42), 2)

@@ -57,6 +57,15 @@ def run_eval(
         str | None,
         typer.Option(help="Test on another distortion: R, RTS, P, E, T, TC, crop or none."),
     ] = None,
+    poses: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Average the answer over so many poses: the spatial transformer's own, and others "
+            "near it. Another number than the one of a single pose.",
+        ),
+    ] = 1,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -77,8 +86,9 @@ def run_eval(
     keep_freed_memory()
     trained = load_run(path)
     if images is not None:
-        if draws is not None:
-            raise ConfigError(["--draws goes with the test images, not with --images"])
+        for flag, given in (("--draws", draws is not None), ("--poses", poses > 1)):
+            if given:
+                raise ConfigError([f"{flag} goes with the test images, not with --images"])
         shown_as = distortion_named(trained, distortion or "none")
         pictures = report_pictures(trained, images, shown_as, choose_device(device))
         if as_json:
@@ -90,7 +100,11 @@ def run_eval(
     tested_on = distortion or cell.distortion
     task = config.task.with_distortion(distortion_named(trained, tested_on))
     test = test_images(trained, data_dir).to(where)
-    evaluation = evaluate(trained.model.to(where), task, test, draws or config.evaluate.draws)
+    if poses > 1 and not (trained.model.front and len(task.shape(trained.format)) == 3):
+        told = "--poses needs a spatial transformer in front that warps images"
+        raise ConfigError([f"{config.title}: {told}; without it, leave --poses out"])
+    draws = draws or config.evaluate.draws
+    evaluation = evaluate(trained.model.to(where), task, test, draws, poses)
     report: dict[str, Any] = {
         "checkpoint": str(trained.checkpoint),
         "step": trained.step,
@@ -100,12 +114,14 @@ def run_eval(
         "backbone": cell.backbone,
         "transform": cell.transform,
         "seed": config.seed,
+        "poses": poses,
         **evaluation.as_dict(),
     }
     if as_json:
         typer.echo(pretty_json(report))
         return
-    typer.echo(f"{config.title}, seed {config.seed}, tested on {tested_on}")
+    averaged = f", averaged over {poses} poses" if poses > 1 else ""
+    typer.echo(f"{config.title}, seed {config.seed}, tested on {tested_on}{averaged}")
     typer.echo(f"checkpoint  {trained.checkpoint}, step {trained.step:,}")
     if not trained.directory.result.exists():
         typer.echo("            of a run that has not finished")

@@ -3,8 +3,9 @@
 Legend: B batch, C channels, D depth, H height, W width, S side in pixels.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -60,6 +61,23 @@ class Network(nn.Sequential):
         if isinstance(stage, ParallelTransformers):
             return [f"{name}.{part}" for part, _ in stage.named_children()]
         return [name] if isinstance(stage, SpatialTransformer) else []
+
+    @contextlib.contextmanager
+    def seen_through(self, view: Tensor | None) -> Iterator[None]:
+        """Have the transformers in front show their outputs through a view (2, 3).
+
+        Raises ValueError if there is none, or if it warps volumes.
+        """
+        front = [self.transformers[name] for name in self.front]
+        if not front or any(each.transform.dimensions != 2 for each in front):
+            raise ValueError("a view needs a spatial transformer of images in front")
+        for transformer in front:
+            transformer.view = view
+        try:
+            yield
+        finally:
+            for transformer in front:
+                transformer.view = None
 
     def trace(self, inputs: Tensor) -> Trace:
         """Run it on inputs (B, C, H, W) or (B, C, D, H, W), and keep what happens on the way.

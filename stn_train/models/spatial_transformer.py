@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_train.geometry.plane import KERNELS, Kernel, sample
+from stn_train.geometry.matrices import affine_map
+from stn_train.geometry.plane import KERNELS, Kernel, pixel_centres, sample
 from stn_train.geometry.transforms import TransformGrid
 
 
@@ -47,6 +48,10 @@ class SpatialTransformer(nn.Module):
     Keep the background of the images at zero, the value of the padding: normalise after the
     spatial transformer, not before.
     """
+
+    view: Tensor | None = None
+    """An affine map (2, 3) of the output's plane. Each output point is moved by it before it is
+    mapped to the input, so that the output shows the same in another pose. Of images only."""
 
     def __init__(
         self,
@@ -114,7 +119,7 @@ class SpatialTransformer(nn.Module):
             correction = self.localise(self.read(maps, theta, side_lengths(small)).output)
             with torch.autocast(maps.device.type, enabled=False):
                 theta = self.transform.compose(theta, correction)
-        return self.read(maps, theta, self.output_size or side_lengths(maps))
+        return self.read(maps, theta, self.output_size or side_lengths(maps), self.view)
 
     def localise(self, maps: Tensor) -> Tensor:
         """The theta (B, P) that is predicted from maps of the localisation network's size."""
@@ -130,10 +135,16 @@ class SpatialTransformer(nn.Module):
             theta: Tensor = self.regression(features.to(self.regression.weight.dtype))  # (B, P)
             return theta.to(torch.promote_types(theta.dtype, torch.float32))
 
-    def read(self, maps: Tensor, theta: Tensor, size: tuple[int, ...]) -> Warp:
-        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W')."""
+    def read(
+        self, maps: Tensor, theta: Tensor, size: tuple[int, ...], view: Tensor | None = None
+    ) -> Warp:
+        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W'); through a view (2, 3)."""
         with torch.autocast(maps.device.type, enabled=False):
-            grid = self.transform(theta, size)  # (B, H', W', 2)
+            if view is None:
+                grid = self.transform(theta, size)  # (B, H', W', 2)
+            else:
+                points = affine_map(view[None], pixel_centres(size, maps.device))[0]  # (N, 2)
+                grid = self.transform.map_points(theta, points).unflatten(1, size)
             warped = sample(maps.to(theta.dtype), grid, self.sampling)  # (B, C, H', W')
             return Warp(warped.to(maps.dtype), theta, grid)
 

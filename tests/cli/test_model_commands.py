@@ -94,7 +94,7 @@ def test_eval_tells_that_a_run_has_not_finished(run, command, tmp_path):
 def test_eval_as_json_is_the_result(run, summary, command):
     shown = json.loads(command("stn-eval", run, "--json", "--device", "cpu").stdout)
     own = ["checkpoint", "step", "trained_on", "distortion", "distort"]
-    assert [*shown] == [*own, "backbone", "transform", "seed", *SHARED]
+    assert [*shown] == [*own, "backbone", "transform", "seed", "poses", *SHARED]
     assert all(shown[key] == summary[key] for key in SHARED)
     assert (shown["step"], shown["trained_on"], shown["distortion"]) == (10, "RTS", "RTS")
     assert (shown["backbone"], shown["transform"], shown["seed"]) == ("CNN", "Aff", 3)
@@ -114,6 +114,14 @@ def test_number_of_draws_can_be_chosen(run, command):
     assert (len(one["draws_percent"]), len(three["draws_percent"])) == (1, 3)
     assert one["test_sha256"] == three["test_sha256"]
     assert "mean of" not in command("stn-eval", run, "--draws", 1).stdout
+
+
+def test_answers_can_be_averaged_over_poses(run, command):
+    shown = json.loads(command("stn-eval", run, "--json", "--poses", 3, "--draws", 1).stdout)
+    assert shown["poses"] == 3
+    told = command("stn-eval", run, "--poses", 3, "--draws", 1).stdout
+    assert "tested on RTS, averaged over 3 poses" in told
+    assert f"test error  {shown['test_error_percent']:.2f} %" in told
 
 
 @pytest.mark.parametrize("draws", ["0", "101", "many"])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn_train.geometry.plane import KERNELS, sample
+from stn_train.geometry.plane import KERNELS, pixel_centres, sample
 from stn_train.geometry.transforms import (
     TRANSFORMS,
     AffineGrid,
@@ -341,3 +341,30 @@ def test_parallel_transformers_survive_their_state_dict():
 def test_no_parallel_transformer_is_not_enough():
     with pytest.raises(ValueError, match="at least one"):
         ParallelTransformers()
+
+
+@EVERY_TRANSFORM
+def test_a_view_moves_the_points_of_the_output(transform):
+    transformer = SpatialTransformer(fully_connected(1), FEATURES, transform().build())
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 1, 5, 8)
+    plain = transformer.warp(maps)
+    transformer.view = torch.tensor([[0.9, -0.2, 0.1], [0.3, 1.1, -0.2]])
+    seen = transformer.warp(maps)
+    points = pixel_centres((5, 8))
+    moved = points @ transformer.view[:, :2].T + transformer.view[:, 2]
+    expected = transformer.transform.map_points(plain.theta, moved).view(2, 5, 8, 2)
+    torch.testing.assert_close(seen.theta, plain.theta)
+    torch.testing.assert_close(seen.grid, expected)
+    transformer.view = torch.eye(2, 3)
+    torch.testing.assert_close(transformer(maps), plain.output)
+
+
+def test_a_view_through_an_affine_transformer_is_a_composition():
+    transformer = SpatialTransformer(fully_connected(1), FEATURES, AffineGrid(), iterations=2)
+    nn.init.normal_(transformer.regression.weight, std=0.1)
+    maps = torch.rand(2, 1, 5, 8)
+    theta = transformer.warp(maps).theta
+    transformer.view = torch.tensor([[0.9, -0.2, 0.1], [0.3, 1.1, -0.2]])
+    both = transformer.transform.compose(theta, transformer.view.view(1, 6).expand(2, 6))
+    torch.testing.assert_close(transformer.warp(maps).grid, transformer.transform(both, (5, 8)))
