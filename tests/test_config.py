@@ -427,6 +427,7 @@ def test_a_run_in_the_former_layout_is_read():
         "st_pool": 1,
         "localisation_pool": 2,
         "sampling": "bilinear",  # the only one there was
+        "st_jitter": 0.0,
     }
     assert (config.train.epochs, config.train.optimizer) == (12, "muon")
     assert Config.from_run(config.as_dict()) == config

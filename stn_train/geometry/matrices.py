@@ -131,13 +131,18 @@ def inverse_similarity(angle_deg: Tensor, scale: Tensor, shift: Tensor) -> Tenso
     return torch.cat([linear, -linear @ shift[:, :, None]], dim=2)  # (B, 2, 3)
 
 
-def small_similarities(count: int, spread: float, generator: torch.Generator | None) -> Tensor:
-    """Random similarities (B, 2, 3) near the identity, on the CPU.
+def small_similarities(
+    count: int,
+    spread: float,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Random similarities (B, 2, 3) near the identity; without a generator, of the device's own.
 
     spread: standard deviation of the angle in radians, of the logarithm of the scale, and of both
     shifts in half sides of the image.
     """
-    angle, log_scale, *shift = spread * torch.randn(4, count, generator=generator)
+    angle, log_scale, *shift = spread * torch.randn(4, count, generator=generator, device=device)
     scale = log_scale.exp()
     return inverse_similarity(torch.rad2deg(angle), scale, torch.stack(shift, dim=1))
 

@@ -159,6 +159,12 @@ class TransformerSettings(Settings):
     no gradient by the transform: nothing would be learnt, so it is refused here; SpatialTransformer
     takes it."""
 
+    st_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """In training, each image reaches the classifier in a pose a little off what the transformer
+    chose: turned, scaled and shifted by normal deviates of this size (radians, logarithm of the
+    scale, half sides of the image). It is what Esteves et al. 2018 (arXiv 1709.01889) do to the
+    origin of their polar transformer. Of transformers in front, and of images."""
+
     @field_validator("sampling", mode="before")
     @classmethod
     def _can_learn(cls, sampling: Any) -> Any:
@@ -251,6 +257,7 @@ class Stand(NamedTuple):
     sampling: Kernel
     shared_localisation: bool
     tiled: bool
+    jitter: float = 0.0
 
     @property
     def seen(self) -> Shape:
@@ -278,6 +285,7 @@ class Stand(NamedTuple):
                 self.iterations,
                 self.localisation_pool,
                 self.sampling,
+                self.jitter,
             )
             for _ in range(self.parallel)
         ]
@@ -365,6 +373,7 @@ def in_front(
         settings.sampling,
         own.shared_localisation,
         own.tiled,
+        0.0 if volumes else settings.st_jitter,
     )
 
 

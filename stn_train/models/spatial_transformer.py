@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_train.geometry.matrices import affine_map
+from stn_train.geometry.matrices import affine_map, small_similarities
 from stn_train.geometry.plane import KERNELS, Kernel, pixel_centres, sample
 from stn_train.geometry.transforms import TransformGrid
 
@@ -50,8 +50,9 @@ class SpatialTransformer(nn.Module):
     """
 
     view: Tensor | None = None
-    """An affine map (2, 3) of the output's plane. Each output point is moved by it before it is
-    mapped to the input, so that the output shows the same in another pose. Of images only."""
+    """An affine map (2, 3) of the output's plane, or one for each image (B, 2, 3). It moves each
+    output point before that is mapped to the input, so that the output shows the same in another
+    pose. Of images only."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class SpatialTransformer(nn.Module):
         iterations: int = 1,
         pool: int = 1,
         sampling: Kernel = "bilinear",
+        jitter: float = 0.0,
     ) -> None:
         """Build it around a localisation network.
 
@@ -76,6 +78,8 @@ class SpatialTransformer(nn.Module):
         pool: the localisation network sees the maps average-pooled by this.
         sampling: the kernel that maps are read with. With integer no gradient reaches the
             localisation network: the transformer does not learn.
+        jitter: in training, each image is shown through a random view of its own near the
+            identity, with this spread (`small_similarities`). Of images only.
         Raises ValueError for iterations or pool below 1, and for another kernel.
         """
         super().__init__()
@@ -90,6 +94,7 @@ class SpatialTransformer(nn.Module):
         self.iterations = iterations
         self.pool = pool
         self.sampling: Kernel = sampling
+        self.jitter = jitter
         with torch.no_grad():
             self.regression.weight.zero_()
             self.regression.bias.copy_(transform.identity)
@@ -119,7 +124,10 @@ class SpatialTransformer(nn.Module):
             correction = self.localise(self.read(maps, theta, side_lengths(small)).output)
             with torch.autocast(maps.device.type, enabled=False):
                 theta = self.transform.compose(theta, correction)
-        return self.read(maps, theta, self.output_size or side_lengths(maps), self.view)
+        view = self.view
+        if self.training and self.jitter > 0:
+            view = small_similarities(len(maps), self.jitter, device=maps.device)
+        return self.read(maps, theta, self.output_size or side_lengths(maps), view)
 
     def localise(self, maps: Tensor) -> Tensor:
         """The theta (B, P) that is predicted from maps of the localisation network's size."""
@@ -138,12 +146,16 @@ class SpatialTransformer(nn.Module):
     def read(
         self, maps: Tensor, theta: Tensor, size: tuple[int, ...], view: Tensor | None = None
     ) -> Warp:
-        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W'); through a view (2, 3)."""
+        """Maps (B, C, H, W) warped by theta (B, P) to a size (H', W').
+
+        view: as the field of that name.
+        """
         with torch.autocast(maps.device.type, enabled=False):
             if view is None:
                 grid = self.transform(theta, size)  # (B, H', W', 2)
             else:
-                points = affine_map(view[None], pixel_centres(size, maps.device))[0]  # (N, 2)
+                points = affine_map(view.view(-1, 2, 3), pixel_centres(size, maps.device))
+                points = points[0] if view.ndim == 2 else points  # (N, 2) or (B, N, 2)
                 grid = self.transform.map_points(theta, points).unflatten(1, size)
             warped = sample(maps.to(theta.dtype), grid, self.sampling)  # (B, C, H', W')
             return Warp(warped.to(maps.dtype), theta, grid)

@@ -103,7 +103,7 @@ class State:
 
     def take_step(self, batch: Pass) -> Tensor:
         """One step on a batch; returns the loss, still on the device."""
-        # Dropout, the only user of this generator, then depends on seed and step alone.
+        # Dropout and jitter, the users of this generator, then depend on seed and step alone.
         seed_generator(stream_seed(self.config.seed, "step", self.step), batch.order.device)
         loss = self.update(batch.order, *batch.draws)
         self.learning_rate = self.schedule.get_last_lr()[0]

@@ -368,3 +368,15 @@ def test_a_view_through_an_affine_transformer_is_a_composition():
     transformer.view = torch.tensor([[0.9, -0.2, 0.1], [0.3, 1.1, -0.2]])
     both = transformer.transform.compose(theta, transformer.view.view(1, 6).expand(2, 6))
     torch.testing.assert_close(transformer.warp(maps).grid, transformer.transform(both, (5, 8)))
+
+
+def test_jitter_shows_each_image_in_a_pose_of_its_own_in_training_alone():
+    transformer = SpatialTransformer(fully_connected(1), FEATURES, TPSGrid(), jitter=0.05)
+    maps = torch.rand(64, 1, 5, 8)
+    offsets = transformer.warp(maps).grid - transformer.eval().warp(maps).grid
+    assert torch.equal(
+        transformer(maps), transformer.read(maps, transformer.warp(maps).theta, (5, 8)).output
+    )
+    middle = offsets.mean((1, 2))  # (B, 2): the shift
+    torch.testing.assert_close(middle.std(0), torch.tensor([0.05, 0.05]), rtol=0.3, atol=0)
+    assert len(middle.unique(dim=0)) == 64
