@@ -41,8 +41,8 @@ from stn_train.table.plan import Job
 RUNS_PER_GPU = 4
 """One computes while another draws or validates."""
 
-RUNS_PER_WORKER = 100
-"""A worker's memory grows a little with each run: after so many it is replaced by a new one."""
+RUNS_PER_WORKER = 10
+"""A worker's memory grows with each run: after so many it is replaced by a new one."""
 
 RETRIES = 2
 """How often a run whose worker or node died is started again."""
