@@ -86,7 +86,9 @@ def test_every_override_is_one_of_a_setting(page):
         override = quoted or bare
         choice, name, *_ = [*override.partition("=")[0].split("."), ""]
         chosen = choice in ("distortion", "backbone", "task") and name
-        config = "folder" if override.startswith("data.source.folder.") else "r_affine"
+        of_sources = {"data.source.folder.": "folder", "data.source.cub_format.": "birds_made"}
+        starts = (name for key, name in of_sources.items() if override.startswith(key))
+        config = next(starts, "r_affine")
         load_config(config, [*([f"{choice}={name}"] if chosen else []), override])
 
 
