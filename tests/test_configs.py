@@ -84,7 +84,7 @@ def test_head_states_the_cell_and_the_command(name):
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cell_is_what_its_name_says_and_says_only_what_differs(name):
-    wanted = CELLS[name]._asdict()
+    wanted = CELLS[name].as_dict()
     assert yaml.safe_load("\n".join(lines(name))) == wanted
     config = load_config(name)
     assert config.cell == CELLS[name]

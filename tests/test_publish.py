@@ -98,7 +98,7 @@ def family_run(finished, tmp_path):
         config = load_config(f"{distortion.lower()}_affine_fcn.yaml", overrides)
         result = json.loads(finished.run.result.read_text())
         result["environment"]["commit"] = "0" * 40
-        result |= {**config.cell._asdict(), "seed": config.seed, "config": config.as_dict()}
+        result |= {**config.cell.as_dict(), "seed": config.seed, "config": config.as_dict()}
         path = tmp_path / f"run{len([*tmp_path.iterdir()])}"
         path.mkdir()
         (path / "result.json").write_text(json.dumps(result))

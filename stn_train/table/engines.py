@@ -21,7 +21,6 @@ from typing import NamedTuple
 import torch
 from typing_extensions import override
 
-from stn_train.data.sources import load_splits
 from stn_train.errors import InUseError, StnError
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.machine import cores, keep_freed_memory
@@ -185,7 +184,7 @@ def run_job(
     try:
         with RunDirectory.claim_or_reopen(folder / job.name) as run:
             if not finished(job, folder):
-                splits = load_splits(job.config.data, data_dir)
+                splits = job.config.load_splits(data_dir)
                 train(job.config, splits, run, device, observer)
             return Outcome(job, Result.read(run.result), "", 0)
     except InUseError as error:

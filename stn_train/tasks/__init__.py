@@ -3,13 +3,24 @@
 from stn_train.tasks.addition import Addition
 from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.tasks.classification import Classification
+from stn_train.tasks.colocalisation import Colocalisation
 from stn_train.tasks.extrusion import Extruded
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "addition": Addition,
     "extruded": Extruded,
+    "colocalisation": Colocalisation,
 }
 """What `task` in a config can be."""
 
-__all__ = ["TASKS", "Addition", "Batch", "Classification", "Extruded", "Measure", "Task"]
+__all__ = [
+    "TASKS",
+    "Addition",
+    "Batch",
+    "Classification",
+    "Colocalisation",
+    "Extruded",
+    "Measure",
+    "Task",
+]
