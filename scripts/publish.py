@@ -5,8 +5,8 @@ python scripts/publish.py write                 results -> tables in README and 
                                                 the configs
 
 default.jsonl, addition.jsonl and colocalisation.jsonl lie in stn_train/results, since the program
-reads them; the others in scripts/results, beside speed.json (the output of scripts/benchmark.py --json) and what
-scripts/time_to_result.py and scripts/numerics.py measured.
+reads them; the others in scripts/results, beside speed.json (the output of scripts/benchmark.py
+--json) and what scripts/time_to_result.py and scripts/numerics.py measured.
 """
 
 import json

@@ -84,7 +84,7 @@ ADDITION_FCN: Sections = {
 COLOCALISATION: Sections = {
     "model": {"st_iterations": 1, "st_pool": 1},
     "train": {
-        "epochs": 40,
+        "epochs": 60,
         "batch_size": 20,
         "optimizer": "adamw",
         "learning_rate": 0.003,

@@ -21,12 +21,13 @@ NAMES = [path.name for path in shipped_configs()]
 TABLE = {cell: TABLES["mnist"].published(cell) for cell in TABLES["mnist"].cells}
 CELLS = {f"{cell.file_name}.yaml": cell for cell in TABLE}
 ADDITION = {f"{TABLES['addition'].file_name(c)}.yaml": c for c in TABLES["addition"].cells}
+COLOCALISATION = {"colocalisation_t.yaml", "colocalisation_tc.yaml"}
 DEEP = {"r_deep.yaml", "r_every_layer.yaml"}
 IMAGES = {"fashion_mnist.yaml", "kmnist.yaml", "emnist.yaml", "qmnist.yaml", "folder.yaml"}
 RELATIVES = {"r_dcn.yaml", "rts_dcn.yaml"}
 OTHERS = {
     *("paper.yaml", "quickstart.yaml", "tutorial.yaml", "volumes.yaml"),
-    *(DEEP | IMAGES | RELATIVES),
+    *(COLOCALISATION | DEEP | IMAGES | RELATIVES),
 }
 
 
@@ -59,9 +60,10 @@ def test_names_are_completed_for_the_shell():
 @pytest.mark.parametrize("name", NAMES)
 def test_config_loads_and_its_network_builds(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    network = load_config(name).build_network(MNIST)
+    config = load_config(name)
+    network = config.build_network(MNIST)
     assert parameter_count(network) > 0
-    assert parameter_count(network.classifier) > 0
+    assert config.task.locates or parameter_count(network.classifier) > 0
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -36,7 +36,8 @@ def test_tables_are_written_from_the_results(publish):
 def test_heads_of_configs_are_written_from_the_results(publish):
     for table in TABLES.values():
         for cell in table.cells:
-            text = (ROOT / "configs" / f"{table.file_name(cell)}.yaml").read_text(encoding="utf-8")
+            name = f"{table.config_name(cell)}.yaml"
+            text = (ROOT / "configs" / name).read_text(encoding="utf-8")
             written = f"{publish.head(table, cell)}\n{publish.body(table, cell)}"
             assert text == written, f"{cell}: publish.py write"
 

@@ -29,9 +29,9 @@ from stn_train.tasks.encoder import SIDE_PX, STRIDE_PX, frozen_encoder
 SEARCH, TRIPLET = 5.0, 0.3
 """The weights of the two parts of the loss."""
 
-SETTLED_SHARE = 1 / 7
+SETTLED_SHARE = 1 / 14
 """A window is settled whose middle is nearer to the best place than this share of an image's side:
-4 px."""
+2 px."""
 
 NEAREST = 3
 """How many of the other canvases' windows a place is compared with: those most like it."""
