@@ -52,6 +52,7 @@ RESULTS = ROOT / "scripts" / "results"
 """All others, and speed.json, the output of scripts/benchmark.py --json."""
 
 MNIST, ADDITION = PAPER_TABLES["mnist"], PAPER_TABLES["addition"]
+COLOCALISATION = PAPER_TABLES["colocalisation"]
 
 
 def results_file(name: str) -> Path:
@@ -147,6 +148,33 @@ def made_birds_name(result: Result) -> str:
         if moves
         else ", windows that do not move"
     )
+
+
+def colocalisation_table() -> str:
+    """The share located, digit by digit, beside the published one, in Markdown."""
+    results = results_of(COLOCALISATION.results)
+    rows = {row.cell: row for row in table_rows(results, COLOCALISATION)}
+    head = ["digit"]
+    for column in COLOCALISATION.columns:
+        head += [column, f"{column}, each set", f"{column}, paper"]
+    lines = [head]
+    for model in COLOCALISATION.rows:
+        line = [model[-1]]
+        for column in COLOCALISATION.columns:
+            cell = Cell(column, *model)
+            row, paper = rows.get(cell), COLOCALISATION.published(cell)
+            runs = sorted((run.seed, run.test_percent) for run in results if run.cell == cell)
+            line += ["" if row is None else f"{row.mean:.1f}"]
+            line += [" ".join(f"{percent:.0f}" for _, percent in runs), f"{paper:g}"]
+        lines.append(line)
+    below = [row.cell for row in rows.values() if row.difference is not None and row.difference < 0]
+    missing = [cell for cell in COLOCALISATION.cells if cell not in rows]
+    names = ", ".join(f"{cell.subject} on {cell.distortion}" for cell in below)
+    parts = [markdown_lines(lines), f"Below the paper: {names or 'none'}.\n"]
+    if missing:
+        names = ", ".join(f"{cell.subject} on {cell.distortion}" for cell in missing)
+        parts.append(f"Not measured yet: {names}.\n")
+    return "\n".join([*parts, *([f"{circumstances(results)}\n"] if results else [])])
 
 
 def calibration_table() -> str:
@@ -280,7 +308,7 @@ def time_to_result() -> list[dict[str, Any]]:
 
 def cell_in(line: dict[str, Any]) -> Cell:
     """The cell of a line of results."""
-    return Cell(*(line[key] for key in Cell._fields))
+    return Cell.read(line)
 
 
 def time_table() -> str:
@@ -719,6 +747,7 @@ TABLES = {
     "cells": ("docs/results.md", cells_table),
     "addition": ("docs/experiments.md", addition_table),
     "made birds": ("docs/experiments.md", made_birds_table),
+    "colocalisation": ("docs/experiments.md", colocalisation_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
     "families": ("docs/transforms.md", families_table),

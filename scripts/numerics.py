@@ -54,7 +54,7 @@ def main(
             for draw in range(draws)
         ]
         line = {
-            **config.cell._asdict(),
+            **config.cell.as_dict(),
             "seed": seed,
             "passes": passes,
             "numerics": version,

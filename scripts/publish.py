@@ -6,9 +6,9 @@ python scripts/publish.py write                 results -> tables in README and 
 python scripts/publish.py ship RUN...           finished runs -> the models that ship with the
                                                 program, stn_train/trained
 
-default.jsonl and addition.jsonl lie in stn_train/results, since the program reads them; the others
-in scripts/results, beside speed.json (the output of scripts/benchmark.py --json) and what
-scripts/time_to_result.py and scripts/numerics.py measured.
+default.jsonl, addition.jsonl and colocalisation.jsonl lie in stn_train/results, since the program
+reads them; the others in scripts/results, beside speed.json (the output of scripts/benchmark.py
+--json) and what scripts/time_to_result.py and scripts/numerics.py measured.
 """
 
 import json
@@ -58,6 +58,12 @@ DESCRIPTIONS = {
     "TC": "digits placed at random on 60 x 60 px, among six pieces of others",
 }
 
+COLOCALISED = {
+    "T": "a digit alone at a random place of 84 x 84 px",
+    "TC": "a digit at a random place of 84 x 84 px, among 16 pieces of others",
+}
+"""What co-localisation is done on."""
+
 QUESTIONS = {"addition": "the sum of two digits, each in its channel; "}
 """What is asked, where it is not the class of the image."""
 
@@ -73,6 +79,8 @@ class Kind(StrEnum):
     """The paper's Table 1 by the default recipe."""
     addition = "addition"
     """The addition of two digits by the default recipe."""
+    colocalisation = "colocalisation"
+    """Co-localisation by the default recipe."""
     paper = "paper"
     """The table by the paper's recipe."""
     calibration = "calibration"
@@ -188,7 +196,7 @@ def of_its_kind(name: str, result: dict[str, Any]) -> bool:
             return False
         overrides.append(f"transform={cell.transform}")
         shipped = load_config(f"{Cell(cell.distortion, 'FCN', 'Aff').file_name}.yaml", overrides)
-    elif name in (Kind.default, Kind.addition, Kind.paper):
+    elif name in (Kind.default, Kind.addition, Kind.colocalisation, Kind.paper):
         recipe = "paper" if name == Kind.paper else "default"
         table, cell = place_of(result)
         if recipe == "default" and table.results != name:
@@ -209,6 +217,8 @@ def identity(result: dict[str, Any]) -> str:
 
 def head(table: PaperTable, cell: Cell) -> str:
     """The comment that a cell's config opens with."""
+    if cell.subject:
+        return head_of_subjects(table, cell)
     title = experiment_title(cell, table.task, table.data)
     lines = [
         f"{title}: {QUESTIONS.get(table.task, '')}{DESCRIPTIONS[cell.distortion]}.",
@@ -229,12 +239,38 @@ def head(table: PaperTable, cell: Cell) -> str:
     return "".join(f"# {line}\n" for line in lines)
 
 
+def head_of_subjects(table: PaperTable, cell: Cell) -> str:
+    """The comment that the config of a column opens with, the same for every subject."""
+    published = [
+        table.published(each) for each in table.cells if each.distortion == cell.distortion
+    ]
+    low, high = min(filter(None, published)), max(filter(None, published))
+    title = experiment_title(cell._replace(subject=""), table.task, table.data)
+    lines = [
+        f"{title}: {COLOCALISED[cell.distortion]}; find it.",
+        f"Paper ({table.place}): {low:g}"
+        + (f" to {high:g} % found ({table.note})." if high > low else " % found, of every digit."),
+    ]
+    runs = [run for run in results_of(table.results) if run.cell.distortion == cell.distortion]
+    if runs:
+        rows, environment = table_rows(runs, table), runs[0].environment
+        found = [row.mean for row in rows]
+        seconds = mean(run.train_seconds for run in runs)
+        lines.append(
+            f"Expect: {min(found):.0f} to {max(found):.0f} %, by digit ({seconds:.0f} s on an "
+            f"{environment['hardware']}, threads: {environment['threads']})."
+        )
+    lines.append(f"Command: stn-train --config {table.config_name(cell)}.yaml")
+    return "".join(f"# {line}\n" for line in lines)
+
+
 def body(table: PaperTable, cell: Cell) -> str:
     """What a cell's config says: what differs from the defaults."""
     task = [] if table.task == "classification" else [f"task={table.task}"]
     data = [] if table.data == "mnist" else [f"data.source={table.data}"]
     settings: dict[str, Any] = {}
-    apply_overrides(settings, [*task, *data, *cell.overrides], Source("the cell"))
+    own = [*task, *data, *cell.overrides, *table.own.get(cell.distortion, ())]
+    apply_overrides(settings, own, Source("the cell"))
     return yaml.safe_dump(settings, sort_keys=False)
 
 
@@ -243,7 +279,7 @@ def write() -> None:
     """Write the heads of the cells' configs, and the documents' tables and charts."""
     for table in WRITTEN:
         for cell in table.cells:
-            path = CONFIGS / f"{table.file_name(cell)}.yaml"
+            path = CONFIGS / f"{table.config_name(cell)}.yaml"
             path.write_text(f"{head(table, cell)}\n{body(table, cell)}")
             load_config(str(path))
     for name, (document, part) in TABLES.items():

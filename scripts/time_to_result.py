@@ -80,7 +80,7 @@ def measure(name: str) -> dict[str, Any]:
     environment = describe_environment(CPU)
     del environment["command"]  # the folders of a machine do not belong into a result
     return {
-        **config.cell._asdict(),
+        **config.cell.as_dict(),
         "recipe": config.recipe,
         "seed": config.seed,
         "numerics": NUMERICS,
@@ -98,7 +98,7 @@ def main(
 ) -> None:
     """Measure the time to the paper's error, cell by cell."""
     lines = out.read_text().splitlines() if out.exists() else []
-    done = {Cell(*(line[key] for key in Cell._fields)) for line in map(json.loads, lines)}
+    done = {Cell.read(line) for line in map(json.loads, lines)}
     wanted = names or [cell.file_name for cell in MNIST.cells if cell not in done]
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
@@ -107,7 +107,7 @@ def main(
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             seconds, error = line["curve"][-1]
-            cell = Cell(*(line[key] for key in Cell._fields))
+            cell = Cell.read(line)
             verb = "reached" if line["reached"] else "not reached"
             what = f"{cell.title:20} {error:5.2f} % after {seconds:6.1f} s: {line['paper']} {verb}"
             typer.echo(f"{time.strftime('%H:%M:%S')} {what}")

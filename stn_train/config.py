@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from stn_train.data import sources
 from stn_train.data.distortions import DISTORTIONS, Distortion, RotationScaleTranslation
 from stn_train.data.images import ImageFormat
-from stn_train.data.sources import SOURCES, DataSettings
+from stn_train.data.sources import SOURCES, DataSettings, Splits
 from stn_train.errors import ConfigError
 from stn_train.geometry.transforms import TRANSFORMS, Affine, Transform
 from stn_train.models.backbones import BACKBONES, Backbone, Convolutional
@@ -38,17 +39,31 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Cell(NamedTuple):
-    """An experiment's place in a table of results: three names."""
+    """An experiment's place in a table of results: its names."""
 
     distortion: str
     backbone: str
     transform: str
     """Of the only spatial transformer; of several the name of their arrangement, as 2xAff."""
+    subject: str = ""
+    """The class that it is about, by its number; nothing where it is about all."""
+
+    @classmethod
+    def read(cls, data: Mapping[str, Any]) -> Self:
+        """The cell that `as_dict` wrote among other data; names that are missing are None."""
+        distortion, backbone, transform = map(data.get, ("distortion", "backbone", "transform"))
+        names: Any = distortion, backbone, transform, data.get("subject", "")
+        return cls(*names)
+
+    def as_dict(self) -> dict[str, str]:
+        """The names by their keys, the subject only where there is one."""
+        return {key: name for key, name in self._asdict().items() if name}
 
     @property
     def model(self) -> str:
-        """The model as the paper's tables name it: FCN, ST-CNN Aff, 2xST-FCN Aff."""
-        return model_name(self.backbone, self.transform)
+        """The model as tables name it: FCN, ST-CNN Aff, 2xST-FCN Aff; of a subject FCN (3)."""
+        about = f" ({self.subject})" if self.subject else ""
+        return f"{model_name(self.backbone, self.transform)}{about}"
 
     @property
     def title(self) -> str:
@@ -65,13 +80,16 @@ class Cell(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """What makes an experiment of any other cell one of this, as ``key=value``."""
+        """What makes an experiment of any other cell one of this, as ``key=value``.
+
+        Of a subject: what makes it one of this cell without its subject.
+        """
         chosen_names = [distortion_override(self.distortion), f"backbone={self.backbone}"]
         return chosen_names + overrides_for(self.transform)
 
     def __str__(self) -> str:
-        """RTS:CNN:Aff, as the command line takes it."""
-        return ":".join(self)
+        """RTS:CNN:Aff, as the command line takes it; with a subject RTS:CNN:Aff:3."""
+        return ":".join(filter(None, self))
 
 
 def distortion_override(label: str) -> str:
@@ -230,7 +248,9 @@ class Config(Settings):
     @field_validator("task", mode="after")
     @classmethod
     def _on_distorted_images(cls, task: Task, info: ValidationInfo) -> Task:
-        return task.with_distortion(info.data.get("distortion", task.distortion))
+        if "distortion" not in info.data:
+            return task  # what is wrong there has been reported
+        return task.with_distortion(info.data["distortion"])
 
     @model_validator(mode="after")
     def _networks_see_enough(self) -> Self:
@@ -252,6 +272,11 @@ class Config(Settings):
                 )
                 raise ValueError(
                     f"{made}; the {self.cell.backbone} needs at least {least_px}: {advice}"
+                )
+            if self.task.locates and not self.has_one_in_front:
+                raise ValueError(
+                    f"task {self.task_name} asks where a transformer looks: name a transform, and "
+                    f"only one transformer, in {FRONT}"
                 )
             stands(self.backbone, self.transform, self.model, shape, side_px, self.transformers)
         except ValueError as error:
@@ -276,11 +301,12 @@ class Config(Settings):
 
     @property
     def cell(self) -> Cell:
-        """The names of distortion, backbone and transform, or arrangement of transformers."""
+        """The names of distortion, backbone and transform or arrangement, and the subject."""
         return Cell(
             self.distortion.label(name_of(DISTORTIONS, self.distortion)),
             name_of(BACKBONES, self.backbone),
             arrangement(self.transformers, self.transform),
+            self.task.about,
         )
 
     @property
@@ -307,6 +333,10 @@ class Config(Settings):
     def as_dict(self) -> dict[str, Any]:
         """The whole config, defaults included, in types that YAML and JSON have."""
         return self.model_dump(mode="json")
+
+    def load_splits(self, data_dir: Path | None = None) -> Splits:
+        """The images of a run; raises DataError or ConfigError as `sources.load_splits` does."""
+        return self.task.selected(sources.load_splits(self.data, data_dir), self.seed)
 
     def build_network(self, images: ImageFormat) -> Network:
         """The network for images of a format, with fresh weights from torch's global generator."""

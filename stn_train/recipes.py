@@ -78,6 +78,7 @@ RECIPES: dict[str, dict[str, Sections]] = {
         "FCN": DEFAULT_FCN,
         "CNN": DEFAULT_CNN,
         "tutorial": {"train": {"epochs": 20}},
+        "strided": {**DEFAULT_CNN, "backbone": {"filters": [48, 128]}},
         "DCN": {
             **DEFAULT_CNN,
             "backbone": {"localisation_filters": 32, "localisation_features": 64},
@@ -85,7 +86,7 @@ RECIPES: dict[str, dict[str, Sections]] = {
         "Inception": {"train": BIRDS},
     },
     "paper": {
-        **{name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN")},
+        **{name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN", "strided")},
         "Inception": {"train": {**BIRDS, "precision": "float32"}},
     },
 }
@@ -98,8 +99,27 @@ ADDITION_FCN: Sections = {
     "model": {"st_iterations": 2, "st_output_px": 21},
 }
 
+# Chosen on sets of training digits; docs/experiments.md tells what was tried.
+COLOCALISATION: Sections = {
+    "model": {"st_iterations": 1, "st_pool": 1},
+    "train": {
+        "epochs": 60,
+        "batch_size": 20,
+        "optimizer": "adamw",
+        "learning_rate": 0.003,
+        "weight_decay": 0.0,
+        "label_smoothing": 0.0,
+        "warmup": 0.1,
+        "max_gradient_norm": 1.0,
+        "validate_every": 10,
+        "log_every": 10,
+    },
+    "evaluate": {"draws": 1},
+}
+
 TASK_RECIPES: dict[str, dict[str, dict[str, Sections]]] = {
     "addition": {"default": {"FCN": ADDITION_FCN}},
+    "colocalisation": {"default": {"strided": COLOCALISATION}},
 }
 """task -> recipe -> backbone -> section -> settings: what another task than classification takes
 otherwise."""

@@ -35,7 +35,8 @@ def test_tables_are_written_from_the_results(publish):
 def test_heads_of_configs_are_written_from_the_results(publish):
     for table in publish.WRITTEN:
         for cell in table.cells:
-            text = (ROOT / "configs" / f"{table.file_name(cell)}.yaml").read_text(encoding="utf-8")
+            name = f"{table.config_name(cell)}.yaml"
+            text = (ROOT / "configs" / name).read_text(encoding="utf-8")
             written = f"{publish.head(table, cell)}\n{publish.body(table, cell)}"
             assert text == written, f"{cell}: publish.py write"
 
@@ -97,7 +98,7 @@ def family_run(finished, tmp_path):
         config = load_config(f"{distortion.lower()}_affine_fcn.yaml", overrides)
         result = json.loads(finished.run.result.read_text())
         result["environment"]["commit"] = "0" * 40
-        result |= {**config.cell._asdict(), "seed": config.seed, "config": config.as_dict()}
+        result |= {**config.cell.as_dict(), "seed": config.seed, "config": config.as_dict()}
         path = tmp_path / f"run{len([*tmp_path.iterdir()])}"
         path.mkdir()
         (path / "result.json").write_text(json.dumps(result))

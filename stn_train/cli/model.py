@@ -298,9 +298,7 @@ def test_images(trained: "Run", data_dir: Path | None) -> "Images":
 
     Raises DataError if they are not like those it was trained on.
     """
-    from stn_train.data.sources import load_splits
-
-    test = load_splits(trained.config.data, data_dir).test
+    test = trained.config.load_splits(data_dir).test
     if test.format != trained.format:
         now, then = described(test.format, trained.format), described(trained.format, test.format)
         raise DataError(

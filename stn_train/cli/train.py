@@ -128,13 +128,12 @@ def run_train(
         return
     settings = settings_of(config, overrides, stopped)
 
-    from stn_train.data.sources import load_splits
     from stn_train.runs.machine import choose_device, keep_freed_memory
     from stn_train.trainer.observers import teller
 
     keep_freed_memory()
     where = choose_device(device)
-    splits = load_splits(settings.data, data_dir)
+    splits = settings.load_splits(data_dir)
     teller(quiet)(f"images: {splits.origin}")
     if dry_run:
         tell_rehearsal(settings, splits, where, as_json)

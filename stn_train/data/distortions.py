@@ -180,6 +180,14 @@ def swing(reach: float, count: int) -> Tensor:
     return reach * torch.sin(2 * math.pi * torch.arange(count) / count)
 
 
+class Placing(Distortion):
+    """A distortion that puts each image at a place of the canvas, and does nothing else to it."""
+
+    @abstractmethod
+    def places(self, draws: Draws) -> Tensor:
+        """(x, y) of each image's top left corner on the canvas in pixels, by its draws: (B, 2)."""
+
+
 class Undistorted(Warping):
     """none: the image as it is, in the middle of the canvas."""
 
@@ -346,7 +354,7 @@ def elastic_system(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return control.float().to(device), solver.float().to(device)
 
 
-class Translation(Warping):
+class Translation(Placing, Warping):
     """T: put at a random place of a 60 x 60 image, nothing else (A.2 has it on 84 x 84)."""
 
     canvas_px: CanvasSide = 60
@@ -362,6 +370,11 @@ class Translation(Warping):
     @override
     def map_points(self, parameters: Tensor, points: Tensor) -> Tensor:
         return points - (parameters * self.pixel)[:, None]
+
+    @override
+    def places(self, draws: Draws) -> Tensor:
+        (shift_px,) = draws
+        return shift_px + (self.canvas_px - self.image_px) / 2
 
 
 class Crop(Warping):
@@ -415,12 +428,12 @@ class Crop(Warping):
         return square + ((corner - room_px / 2) * self.pixel)[:, None]
 
 
-class Clutter(Distortion):
+class Clutter(Placing):
     """TC: put at a random place of a 60 x 60 image, among pieces of other digits (section 4.1).
 
-    Every piece is a square of a random image of the same set, wherever that has one, and lies
-    wholly on the canvas. Image and pieces are added and clipped at 1; all lie at whole pixels, so
-    nothing is interpolated. docs/clutter.md tells what of this the paper leaves open.
+    Every piece is a square of a random image, as a rule of the same set, and lies wholly on the
+    canvas. Image and pieces are added and clipped at 1; all lie at whole pixels, so nothing is
+    interpolated. docs/clutter.md tells what of this the paper leaves open.
     """
 
     canvas_px: CanvasSide = 60
@@ -446,7 +459,7 @@ class Clutter(Distortion):
         count, patches = len(images), (len(images), self.patches)
         room_px = self.canvas_px - self.image_px
         place = draw_whole(room_px + 1, (count, 2), generator)
-        sources = draw_whole(count, patches, generator)
+        sources = draw_whole(len(images.cut_from), patches, generator)
         cut = draw_whole(self.image_px - self.patch_px + 1, (*patches, 2), generator)
         put = draw_whole(self.canvas_px - self.patch_px + 1, (*patches, 2), generator)
         return place, sources, cut, put
@@ -458,7 +471,7 @@ class Clutter(Distortion):
         shown = images.pixels[index].flatten(2)  # (B, C, H * W)
         count, channels, _ = shown.shape
         pixels = square(cut, self.patch_px, self.image_px)  # (B, patches, patch_px**2)
-        pieces = images.pixels.flatten(2)[sources[..., None], :, pixels]  # (B, ..., C)
+        pieces = images.cut_from.flatten(2)[sources[..., None], :, pixels]  # (B, ..., C)
         pieces = pieces.movedim(-1, 1).flatten(2)  # (B, C, patches * patch_px**2)
         canvas = shown.new_zeros(count, channels, self.canvas_px**2, dtype=torch.float32)
         # Sums of bytes are whole numbers: the same in whatever order a device adds.
@@ -469,6 +482,11 @@ class Clutter(Distortion):
             where = square(corners, side_px, self.canvas_px).flatten(1)[:, None]
             canvas.scatter_add_(2, where.expand_as(values), values.float())
         return canvas.clamp_(max=255).div_(255).view(count, channels, *[self.canvas_px] * 2)
+
+    @override
+    def places(self, draws: Draws) -> Tensor:
+        place, *_ = draws
+        return place.float()
 
 
 def square(corners: Tensor, side_px: int, width_px: int) -> Tensor:

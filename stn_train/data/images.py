@@ -33,12 +33,19 @@ class Images:
     """int64 (N,), the class of each."""
     classes: tuple[str, ...]
     """The names of the classes, in the order of the labels."""
+    around: "Images | None" = None
+    """Other images, of which a distortion cuts pieces to put beside these; None for these."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, part: slice | Tensor) -> "Images":
-        return Images(self.pixels[part], self.labels[part], self.classes)
+        return Images(self.pixels[part], self.labels[part], self.classes, self.around)
+
+    @property
+    def cut_from(self) -> Tensor:
+        """The pixels (N, C, H, W) of the images that pieces are cut from."""
+        return (self if self.around is None else self.around).pixels
 
     @property
     def format(self) -> ImageFormat:
@@ -48,7 +55,8 @@ class Images:
 
     def to(self, device: torch.device) -> "Images":
         """The images on a device."""
-        return Images(self.pixels.to(device), self.labels.to(device), self.classes)
+        around = None if self.around is None else self.around.to(device)
+        return Images(self.pixels.to(device), self.labels.to(device), self.classes, around)
 
     def sha256(self) -> str:
         """SHA-256 of the pixels' bytes followed by the labels', one byte each up to 256 classes."""

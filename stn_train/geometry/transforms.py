@@ -208,8 +208,11 @@ class RigidGrid(MatrixGrid):
 class AttentionGrid(MatrixGrid):
     """Isotropic scale and translation, 3 parameters: scale, x and y (equation 2)."""
 
-    def __init__(self) -> None:
-        super().__init__(torch.tensor([1, 0, 0]))
+    def __init__(self, start: float = 1.0) -> None:
+        """start: the scale that a new transformer has. Raises ValueError unless above 0."""
+        if not start > 0:
+            raise ValueError(f"a window's scale must be above 0, got {start}")
+        super().__init__(torch.tensor([start, 0, 0]))
 
     @override
     def matrix(self, theta: Tensor) -> Tensor:
@@ -467,11 +470,14 @@ class Attention(Transform):
 
     scale: Annotated[float, Field(gt=0, le=4)] | None = None
     """Side of the window over that of the image, held fixed: only its place is learnt, and 0.5 (the
-    paper's birds, 4.3) starts at the middle half. null: the scale is learnt too, from 1."""
+    paper's birds, 4.3) starts at the middle half. null: the scale is learnt too, from `start`."""
+    start: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """The scale that is learnt from. Below 1 the window starts in the middle of the image, and each
+    of several iterations zooms in by it."""
 
     @override
     def build(self) -> AttentionGrid | FixedAttentionGrid:
-        return AttentionGrid() if self.scale is None else FixedAttentionGrid(self.scale)
+        return AttentionGrid(self.start) if self.scale is None else FixedAttentionGrid(self.scale)
 
 
 class Similarity(Transform):

@@ -258,6 +258,40 @@ class Deformable(Convolutional):
         return Stage(first, 9), deformable, deformable
 
 
+class Strided(Convolutional):
+    """strided: the CNN, with the localisation network of the paper's co-localisation (A.2).
+
+    A convolution of 8 filters 9x9 with stride 4, max pooling by 2, and two fully connected layers
+    of 8 units: small for large images. Weights of the classifier are those of the CNN.
+    """
+
+    smallest_localisation_input: ClassVar[int] = 13
+    default_localisation_pool: ClassVar[int] = 1
+    localises_volumes: ClassVar[bool] = False
+
+    localisation_filters: Width = 8
+    """Filters of the convolution of the localisation network (A.2)."""
+    localisation_features: Width = 8
+    """Units in each of the two fully connected layers of the localisation network (A.2)."""
+
+    @override
+    def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
+        channels, *sides = shape
+        width, features = self.localisation_filters, self.localisation_features
+        positions = pixels_of(tuple(((side - 9) // 4 + 1) // 2 for side in sides))
+        layers = nn.Sequential(
+            nn.Conv2d(channels, width, 9, stride=4),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(width * positions, features),
+            nn.ReLU(),
+            nn.Linear(features, features),
+            nn.ReLU(),
+        )
+        return layers, features
+
+
 class Tutorial(StagedBackbone):
     """tutorial: the small network of PyTorch's spatial transformer tutorial; its sizes are fixed.
 
@@ -378,5 +412,6 @@ BACKBONES: dict[str, type[Backbone]] = {
     "tutorial": Tutorial,
     "DCN": Deformable,
     "Inception": Inception,
+    "strided": Strided,
 }
 """What `backbone` in a config can be."""

@@ -5,6 +5,7 @@ Legend: B batch, C channels, D depth, H height, W width, S side in pixels.
 
 import contextlib
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
 
 from stn_train.data.images import Shape
 from stn_train.geometry.plane import Kernel
@@ -111,6 +113,16 @@ class Network(nn.Sequential):
         """Inputs as images (B, C, H, W): volumes flattened as the network flattens them."""
         projection = self._modules.get("projection")
         return inputs if projection is None else projection(inputs)
+
+
+class Locator(Network):
+    """A spatial transformer with nothing behind it: its answer is where it looks."""
+
+    @override
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Images (B, C, H, W) to the sampling grid (B, H', W', 2), normalised (x, y)."""
+        (transformer,) = self.transformers.values()
+        return transformer.warp(inputs).grid
 
 
 class DepthProjection(nn.Module):
@@ -430,11 +442,14 @@ def build_network(
 
     transform: of the spatial transformers; None for none. shape: (C, H, W) of an input, or
     (C, D, H, W): a volume is flattened along its depth before the classifier, and after the
-    transformers in front. image_px: side of the undistorted image. placements: where the
+    transformers in front. outputs: of the classifier; 0 for a `Locator`, which has none and needs
+    one transformer, in front. image_px: side of the undistorted image. placements: where the
     transformers stand. Raises ValueError as `stands` does.
     """
     standing = stands(backbone, transform, settings, shape, image_px, placements)
     front = standing.pop(FRONT, None)
+    if front is not None and outputs == 0:
+        return Locator(OrderedDict(front.modules(backbone.localisation)))
     # The classifier draws its weights first, though it comes last: a seed gives the same network
     # as ever.
     seen = projected(shape) if front is None else front.seen

@@ -115,9 +115,8 @@ class Result:
             raise CheckpointError(f"{where} cannot be read: task is {task!r}; known are {known}")
         keys = keys_in_file(TASKS[task].measure)
         values = {name: data[key] for name, key in keys.items() if key in data and name != "cell"}
-        cell: dict[str, Any] = {key: data.get(key) for key in Cell._fields}
         try:
-            return cls(cell=Cell(**cell), **values)
+            return cls(cell=Cell.read(data), **values)
         except ValidationError as error:
             name, *place = map(str, error.errors()[0]["loc"])
             key = place[0] if name == "cell" else keys[name]
@@ -130,7 +129,7 @@ class Result:
         for name, key in keys_in_file(self.measure).items():
             value = getattr(self, name)
             if name == "cell":
-                content |= self.cell._asdict()
+                content |= self.cell.as_dict()
             elif value is not None or name in NULL_IN_FILE:
                 content[key] = [*value] if isinstance(value, tuple) else value
         return content
@@ -150,7 +149,7 @@ NULL_IN_FILE = ("validation_percent", "confusion")
 
 
 def keys_in_file(measure: Measure) -> dict[str, str]:
-    """The key of each field in result.json, in order; a cell has three, its parts' names."""
+    """The key of each field in result.json, in order; a cell has several, its names'."""
     keys = {each.name: each.name for each in fields(Result)}
     return keys | {
         "test_percent": f"test_{measure.key}",

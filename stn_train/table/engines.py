@@ -13,7 +13,6 @@ from typing import NamedTuple, Protocol
 
 from typing_extensions import override
 
-from stn_train.data.sources import load_splits
 from stn_train.errors import ConfigError, InUseError, StnError
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.machine import choose_device, keep_freed_memory
@@ -192,7 +191,7 @@ def run_job(job: Job, work: Work, observer: Observer | None = None) -> Outcome:
         with RunDirectory.claim_or_reopen(work.folder / job.name) as run:
             if not finished(job, work.folder):
                 device = choose_device(work.device)
-                splits = load_splits(job.config.data, work.data_dir)
+                splits = job.config.load_splits(work.data_dir)
                 train(job.config, splits, run, device, observer)
             return Outcome(job, Result.read(run.result), "", 0)
     except StoppedError:

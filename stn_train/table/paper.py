@@ -4,7 +4,7 @@
 and name it in TABLES.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -57,13 +57,15 @@ class PaperTable:
     """Name in SOURCES."""
     columns: tuple[str, ...]
     """Distortions, as `Distortion.label` names them."""
-    rows: Mapping[tuple[str, str], tuple[float | None, ...]]
-    """For each model, a backbone and a transform or arrangement of transformers (2xAff), its values
-    in the columns; None: not given."""
+    rows: Mapping[tuple[str, ...], tuple[float | None, ...]]
+    """For each model, a backbone and a transform or arrangement of transformers (2xAff), and the
+    subject if it has one, its values in the columns; None: not given."""
     rounding: float
     """Half of the last digit given: a smaller difference may be none."""
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
+    own: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What the configs of a column set beside names, as ``key=value``."""
     prefix: str = ""
     """What the names of its configs and runs begin with."""
     results: str = "default"
@@ -104,8 +106,15 @@ class PaperTable:
         return list(dict.fromkeys(cell.model for cell in self.values))
 
     def file_name(self, cell: Cell) -> str:
-        """The name of a cell's config and of its runs."""
-        return f"{self.prefix}{cell.file_name}"
+        """The name of a cell's runs, and of its config; where there is one model, without it."""
+        about = f"_{cell.subject}" if cell.subject else ""
+        one_model = len({model[:2] for model in self.rows}) == 1
+        name = cell.distortion.lower() if one_model and self.prefix else cell.file_name
+        return f"{self.prefix}{name}{about}"
+
+    def config_name(self, cell: Cell) -> str:
+        """The name of a cell's config: the same for every subject."""
+        return self.file_name(cell._replace(subject=""))
 
     def published(self, cell: Cell) -> float | None:
         """The published value of a cell, whatever ours was measured on: see `published_for`."""
@@ -185,6 +194,31 @@ TABLES = {
             rounding=0.05,
             prefix="birds_",
             results="birds",
+        ),
+        PaperTable(
+            name="colocalisation",
+            title="Co-localisation of digits without labels",
+            paper="Jaderberg et al. 2015",
+            place="appendix A.2",
+            note="by digit from memory, 75 to 93 % in the text",
+            task="colocalisation",
+            data="mnist",
+            columns=("T", "TC"),
+            rows={
+                ("strided", "Attention", str(digit)): (100.0, among_clutter)
+                for digit, among_clutter in enumerate((81, 82, 88, 75, 94, 84, 93, 85, 89, 87))
+            },
+            rounding=0.5,
+            own={
+                "T": ("distortion.T.canvas_px=84", "transform.Attention.start=0.3333"),
+                "TC": (
+                    "distortion.TC.canvas_px=84",
+                    "distortion.TC.patches=16",
+                    "transform.Attention.start=0.3333",
+                ),
+            },
+            prefix="colocalisation_",
+            results="colocalisation",
         ),
     ]
 }

@@ -56,7 +56,8 @@ def jobs_for(
     """
     for override in overrides:
         key, *_ = override.partition("=")[0].strip().split(".")
-        if key == "transformers" or override.partition("=")[0].strip() in DECIDED:
+        decided = DECIDED | {f"task.{table.task}.subject"}
+        if key == "transformers" or override.partition("=")[0].strip() in decided:
             raise ConfigError([f"--set {override}: --cells and --seeds decide that here"])
     configs = {cell: shipped_config(table, cell, overrides) for cell in cells}
     jobs = [
@@ -83,12 +84,14 @@ def start_of(table: PaperTable, cell: Cell) -> tuple[str, list[str]]:
 
     They are none for the cells of the paper: each has a config of its own.
     """
-    name, own = f"{table.file_name(cell)}.yaml", []
+    name, own = f"{table.config_name(cell)}.yaml", []
     if not (shipped_directory() / name).is_file():
         name, own = ANY_CELL, cell.overrides
     shipped = load_config(str(shipped_directory() / name))
     own += [] if shipped.task_name == table.task else [f"task={table.task}"]
     own += [] if shipped.source_name == table.data else [f"data.source={table.data}"]
+    if cell.subject and cell.subject != shipped.cell.subject:
+        own.append(f"task.{table.task}.subject={cell.subject}")
     return name, own
 
 

@@ -13,7 +13,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from stn_train.data.distortions import Warping
-from stn_train.data.sources import load_splits
 from stn_train.errors import CheckpointError, DataError
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result, finished_runs
@@ -150,7 +149,7 @@ def pictures(
     moving = True
     for best in best_transformers(runs, table):
         run = load_run(best.directory.path)
-        test = load_splits(run.config.data, data_dir).test
+        test = run.config.load_splits(data_dir).test
         error = f"{best.result.test_percent:.2f} {table.measure.unit} test {table.measure.name}"
         caption = f"{run.config.title}, seed {run.config.seed}: {error}"
         if moving and isinstance(run.config.distortion, Warping):

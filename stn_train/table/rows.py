@@ -12,9 +12,10 @@ from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
 from stn_train.table.paper import Experiment, PaperTable, experiment_of
 
-FIELDS = ["distortion", "backbone", "transform", "paper"]
-FIELDS += ["mean", "std", "seeds", "passes", "draws_mean"]
-"""The keys of a row in JSON and CSV, in order."""
+CELL = ["distortion", "backbone", "transform"]
+MEASURED = ["paper", "mean", "std", "seeds", "passes", "draws_mean"]
+FIELDS = [*CELL, *MEASURED]
+"""The keys of a row in JSON and CSV, in order; `subject` follows the cell where it has one."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The row in types that JSON has, with the keys FIELDS."""
         measured = self.mean, self.std, self.seeds, self.passes, self.draws_mean
-        return dict(zip(FIELDS, (*self.cell, self.paper, *measured), strict=True))
+        return self.cell.as_dict() | dict(zip(MEASURED, (self.paper, *measured), strict=True))
 
 
 def table_rows(results: Iterable[Result], table: PaperTable) -> list[Row]:
@@ -196,7 +197,8 @@ def plain(rows: Sequence[Row], table: PaperTable) -> str:
 def comma_separated(rows: Sequence[Row]) -> str:
     """The rows as CSV; seeds are separated by blanks."""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, FIELDS, lineterminator="\n")
+    keys = dict.fromkeys(key for row in rows for key in row.as_dict())
+    writer = csv.DictWriter(stream, [*keys] or FIELDS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(row.as_dict() | {"seeds": " ".join(map(str, row.seeds))} for row in rows)
     return stream.getvalue()

@@ -3,6 +3,7 @@
 from stn_train.tasks.addition import Addition
 from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.tasks.classification import Classification
+from stn_train.tasks.colocalisation import Colocalisation
 from stn_train.tasks.extrusion import Extruded
 from stn_train.tasks.recognition import Recognition
 
@@ -11,6 +12,7 @@ TASKS: dict[str, type[Task]] = {
     "addition": Addition,
     "extruded": Extruded,
     "recognition": Recognition,
+    "colocalisation": Colocalisation,
 }
 """What `task` in a config can be."""
 
@@ -19,6 +21,7 @@ __all__ = [
     "Addition",
     "Batch",
     "Classification",
+    "Colocalisation",
     "Extruded",
     "Measure",
     "Recognition",

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from stn_train.data.distortions import Distortion, Undistorted
 from stn_train.data.draws import Draws
 from stn_train.data.images import ImageFormat, Images, Shape
+from stn_train.data.sources import Splits
 from stn_train.settings import Settings
 
 
@@ -54,8 +55,16 @@ class Task(Settings, ABC):
     """
 
     measure: ClassVar[Measure] = Measure()
+    locates: ClassVar[bool] = False
+    """Whether the network has no classifier, and its answer is where its only transformer looks: a
+    sampling grid (B, H, W, 2)."""
 
     _distortion: Distortion = PrivateAttr(default_factory=Undistorted)
+
+    @property
+    def about(self) -> str:
+        """The class that a run is about, by its number; nothing where it is about all."""
+        return ""
 
     @property
     def distortion(self) -> Distortion:
@@ -68,6 +77,13 @@ class Task(Settings, ABC):
         copy._distortion = distortion
         return copy
 
+    def selected(self, splits: Splits, seed: int) -> Splits:  # noqa: ARG002
+        """The images that a run is about, of those that its source has: all of them.
+
+        Raises ConfigError where there are not enough.
+        """
+        return splits
+
     @abstractmethod
     def shape(self, images: ImageFormat) -> Shape:
         """(C, H, W) of an input; (C, D, H, W) of a volume."""
@@ -78,7 +94,7 @@ class Task(Settings, ABC):
 
     @abstractmethod
     def outputs(self, images: ImageFormat) -> int:
-        """How many numbers the network gives for an input."""
+        """How many numbers the network gives for an input; 0 for a task that `locates`."""
 
     @abstractmethod
     def draw(self, images: Images, generator: Generator) -> Draws:
