@@ -27,6 +27,11 @@ from stn_train.trainer.loop import TrainResult, train
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+# Several processes of pytest-xdist share the cores: a thread each, here and in what tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 MNIST = ImageFormat((1, 28, 28), mnist.CLASSES)
