@@ -326,7 +326,7 @@ def shipped_configs() -> Iterator[Config]:
         for backbone, transform in dict.fromkeys(pairs):
             yield shipped_config(backbone, transform, distortion)
     for name, task in TASKS.items():
-        if name != "classification" and len(task().shape(DIGITS)) == 3:
+        if name != "classification" and not task.locates and len(task().shape(DIGITS)) == 3:
             yield shipped_config("FCN", "Aff", "RTS", name)
 
 

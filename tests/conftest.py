@@ -15,7 +15,7 @@ from stn_train.cli import export as cli_export
 from stn_train.cli import model as cli_model
 from stn_train.cli import table as cli_table
 from stn_train.cli import train as cli_train
-from stn_train.config import Config
+from stn_train.config import Cell, Config
 from stn_train.config_errors import Source, check
 from stn_train.data import mnist
 from stn_train.data.images import ImageFormat
@@ -31,6 +31,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+NEEDED = {"colocalisation": {"distortion": "T", "transform": "Attention"}}
+"""What some names of registries need elsewhere in the config."""
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -187,4 +190,4 @@ def nowhere(monkeypatch, tmp_path) -> Path:
 
 def of_cell(cell, seed):
     """What a result says of the run it is of."""
-    return dict(zip(("distortion", "backbone", "transform"), cell, strict=True)) | {"seed": seed}
+    return Cell(*cell).as_dict() | {"seed": seed}

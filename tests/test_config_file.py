@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import NEEDED
 
 from stn_train.config import REGISTRIES, Config
 from stn_train.config_errors import Source, check
@@ -533,7 +534,8 @@ def test_every_choice_takes_a_name_or_a_name_with_settings_and_tells_what_it_can
         if any(field.is_required() for field in kind.model_fields.values()):
             continue
         others = "" if key == ("backbone",) else "backbone: FCN\n"
-        others += "" if key == ("transform",) else "transform: none\n"
+        needed = {"transform": "none"} | NEEDED.get(name, {})
+        others += "".join(f"{at}: {what}\n" for at, what in needed.items() if (at,) != key)
         plain = load(f"{others}{start}{indent}{last}: {name}\n")
         for other in (
             load(f"{others}{start}{indent}{last}: {{{name}: {{}}}}\n"),

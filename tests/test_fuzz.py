@@ -17,6 +17,7 @@ from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.recipes import RECIPES
 from stn_train.settings import name_and_settings
 from stn_train.shipped_configs import shipped_configs
+from stn_train.tasks import TASKS
 
 NAMES = sorted({name for registry in REGISTRIES.values() for name in registry} | {"none"})
 TERMS = ["sgd", "muon", "adamw", "cosine", "step", "one_cycle", "constant", "auto", "embedded"]
@@ -133,6 +134,8 @@ def good_changes(draw: st.DrawFn) -> dict[tuple[str, ...], Any]:
     }
     keys = draw(st.sets(st.sampled_from(sorted(choices))))
     changes = {key: draw(choices[key]) for key in sorted(keys)}
+    if TASKS[chosen_name(changes.get(("task",), "classification"))].locates:
+        del changes["task",]  # it needs more than one choice
     volumes = chosen_name(changes.get(("task",), "classification")) == "extruded"
     return {key: value for key, value in changes.items() if not volumes or sees_volumes(key, value)}
 

@@ -86,7 +86,11 @@ def test_every_override_is_one_of_a_setting(page):
         override = quoted or bare
         choice, name, *_ = [*override.partition("=")[0].split("."), ""]
         chosen = choice in ("distortion", "backbone", "task") and name
-        of_sources = {"data.source.folder.": "folder", "data.source.cub_format.": "birds_made"}
+        of_sources = {
+            "data.source.folder.": "folder",
+            "data.source.cub_format.": "birds_made",
+            "task.colocalisation": "colocalisation_t",
+        }
         starts = (name for key, name in of_sources.items() if override.startswith(key))
         config = next(starts, "r_affine")
         load_config(config, [*([f"{choice}={name}"] if chosen else []), override])

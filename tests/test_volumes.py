@@ -134,7 +134,10 @@ def test_a_baseline_sees_the_volume_flattened():
             {"backbone": "tutorial"},
             "backbone is tutorial, whose localisation .* choose .*CNN.*, or transform none",
         ),
-        ({"model": {"localisation_pool": 3}, "backbone": "CNN"}, "localisation_pool is 3; of 20"),
+        (
+            {"model": {"localisation_pool": 3, "st_output_px": 24}, "backbone": "CNN"},
+            "localisation_pool is 3; of 20",
+        ),
         (
             {"backbone": "CNN", "transform": "none", "side": 20},
             "20 voxels a side.* set more",

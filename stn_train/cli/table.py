@@ -219,7 +219,7 @@ def compare_runs(
     pairs = pair(results_a, results_b, table)
     comparisons = [compare(*each) for each in pairs.matched]
     if as_json:
-        typer.echo(pretty_json([each._asdict() for each in comparisons]))
+        typer.echo(pretty_json([each.as_dict() for each in comparisons]))
     else:
         measured = f"mean {table.measure.name} in {table.measure.unit}"
         typer.echo(f"A: {runs_a}   B: {runs_b}   {measured} over seeds and test draws")

@@ -4,7 +4,7 @@ Legend: N test images, R resamples.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Comparison(NamedTuple):
     """A minus B."""
     interval_95: tuple[float, float]
     """Of the difference, resampling test images; the seeds are taken as given."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; a cell is its names, the subject only where it has one."""
+        cells = {name: [*filter(None, getattr(self, name))] for name in ("cell_a", "cell_b")}
+        return self._asdict() | cells
 
 
 class Pairs(NamedTuple):

@@ -98,10 +98,10 @@ def flags(app) -> set[str]:
             "--config --set --seed --device --out --resume --accept-changes --data-dir --json "
             "--quiet --dry-run --doctor --list-configs --version",
         ),
-        ("stn-eval", "path --json --draws --distortion --device --data-dir"),
+        ("stn-eval", "path --json --draws --poses --images --distortion --device --data-dir"),
         (
             "stn-visualize",
-            "paths --out --picture --animate --misclassified --digits --data-dir",
+            "paths --image --out --picture --animate --misclassified --digits --data-dir",
         ),
         ("stn-export", "path --format --out --json --data-dir"),
         ("stn-demo", "path --out --no-open --data-dir"),

@@ -73,7 +73,7 @@ def test_unless_given_a_square_has_seven_eighths_of_the_side(side, square):
 
 def test_tables_tell_the_side_in_the_name():
     config = Config(distortion={"crop": {"canvas_px": 26}}, backbone="FCN", transform="none")
-    assert config.cell == ("crop26", "FCN", "none")
+    assert config.cell == Cell("crop26", "FCN", "none")
     assert config.cell.title == "FCN on crop26"
     again = Cell("crop26", "FCN", "none").overrides
     assert again[0] == "distortion={crop: {canvas_px: 26}}"

@@ -35,8 +35,8 @@ def compared(results_a, results_b):
     return [compare(*each) for each in pair(results_a, results_b, MNIST).matched]
 
 
-E_AFF, E_TPS, R_AFF = ("E", "CNN", "Aff"), ("E", "CNN", "TPS"), ("R", "CNN", "Aff")
-NO_CELL = ("none", "tutorial", "none")
+E_AFF, E_TPS = Cell("E", "CNN", "Aff"), Cell("E", "CNN", "TPS")
+R_AFF, NO_CELL = Cell("R", "CNN", "Aff"), Cell("none", "tutorial", "none")
 
 
 def test_error_rates_are_means_over_seeds_and_draws():

@@ -161,7 +161,7 @@ def test_page_without_images_has_the_rest(runs, monkeypatch):
     def missing(*_):
         raise DataError("the images are gone\nmore")
 
-    monkeypatch.setattr("stn_train.table.report.load_splits", missing)
+    monkeypatch.setattr("stn_train.data.sources.load_splits", missing)
     page = report(runs, MNIST)
     assert "No pictures: the images are gone</p>" in page
     assert "data:image/svg" in page

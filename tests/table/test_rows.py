@@ -48,7 +48,7 @@ def result(cell, seed, error, draws_mean=None, **changes):
     return replace(made, **changes)
 
 
-RTS_AFFINE, E_FCN = ("RTS", "CNN", "Aff"), ("E", "FCN", "none")
+RTS_AFFINE, E_FCN = Cell("RTS", "CNN", "Aff"), Cell("E", "FCN", "none")
 RESULTS = [
     result(RTS_AFFINE, 2, 0.55, 0.6),
     result(E_FCN, 1, 3.0),

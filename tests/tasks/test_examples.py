@@ -197,7 +197,7 @@ def test_batches_of_a_pass_are_its_parts_in_order(splits, size, lengths):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_draws_of_every_task_have_one_entry_an_image(task, splits):
-    bound = task().with_distortion(DISTORTIONS["R"]())
+    bound = task().with_distortion(DISTORTIONS["T" if task.locates else "R"]())
     draws = bound.draw(splits.test, seeded(0))
     assert all(len(draw) == len(splits.test) for draw in draws)
     examples = Examples(bound, splits.test, draws)
