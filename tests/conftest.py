@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from stn_train.cli import model as cli_model
 from stn_train.cli import table as cli_table
 from stn_train.cli import train as cli_train
-from stn_train.config import Config
+from stn_train.config import Cell, Config
 from stn_train.config_errors import Source, check
 from stn_train.data import mnist
 from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
@@ -163,4 +163,4 @@ def nowhere(monkeypatch, tmp_path) -> Path:
 
 def of_cell(cell, seed):
     """What a result says of the run it is of."""
-    return dict(zip(("distortion", "backbone", "transform"), cell, strict=True)) | {"seed": seed}
+    return Cell(*cell).as_dict() | {"seed": seed}

@@ -50,7 +50,7 @@ def nested(key: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 def test_default_is_the_best_cell_of_the_paper_on_mnist():
     config = Config()
-    assert config.cell == ("RTS", "CNN", "Aff")
+    assert config.cell == Cell("RTS", "CNN", "Aff")
     assert config.distortion == DISTORTIONS["RTS"]()
     assert (config.source_name, config.data.validation) == ("mnist", 0)
     assert config.task_name == "classification"
@@ -417,7 +417,7 @@ def former(**changes: Any) -> dict[str, Any]:
 
 def test_a_run_in_the_former_layout_is_read():
     config = Config.from_run(former())
-    assert config.cell == ("E", "FCN", "TPS")
+    assert config.cell == Cell("E", "FCN", "TPS")
     assert config.distortion == DISTORTIONS["E"](**FORMER["distort"])
     assert config.backbone == FullyConnected(hidden=200, localisation_hidden=160)
     assert config.model.model_dump() == {

@@ -144,7 +144,7 @@ def test_quickstart_is_short_and_needs_no_download():
 
 
 def test_tutorial_is_undistorted():
-    assert load_config("tutorial.yaml").cell == ("none", "tutorial", "Aff")
+    assert load_config("tutorial.yaml").cell == Cell("none", "tutorial", "Aff")
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS | {"rts_affine.yaml"}))

@@ -40,15 +40,17 @@ def test_a_task_sets_some_things_otherwise_and_takes_the_rest_from_the_backbones
     task, recipe, backbone
 ):
     assert (task in TASKS, recipe in RECIPES, backbone in BACKBONES) == (True, True, True)
-    config = Config(recipe=recipe, backbone=backbone, task=task)
-    same = Config(recipe=recipe, backbone=backbone, task={task: {}})
+    where: dict[str, object] = {"distortion": "T"} if TASKS[task].locates else {}
+    config = Config(recipe=recipe, backbone=backbone, task=task, **where)
+    same = Config(recipe=recipe, backbone=backbone, task={task: {}}, **where)
     assert (same.backbone, same.model, same.train) == (config.backbone, config.model, config.train)
     other = TASK_RECIPES[task][recipe][backbone]
     for section in {*RECIPES[recipe][backbone], *other}:
         reached = getattr(config, section).model_dump(mode="json")
         expected = RECIPES[recipe][backbone].get(section, {}) | other.get(section, {})
         assert reached | expected == reached
-    own = Config(recipe=recipe, backbone=backbone, task=task, model={"st_iterations": 7})
+    where["model"] = {"st_iterations": 7}
+    own = Config(recipe=recipe, backbone=backbone, task=task, **where)
     assert own.model.st_iterations == 7
     assert Config(recipe=recipe, backbone=backbone).model != config.model
 

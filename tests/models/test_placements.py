@@ -68,7 +68,7 @@ def test_an_arrangement_has_a_name_that_leads_back_to_it(transformers, name, mod
 def test_a_baseline_has_no_arrangement_wherever_transformers_would_stand():
     places = {"front": {"count": 2}, "after_1": {"transform": "TPS"}}
     config = config_of(places, transform="none")
-    assert config.cell == ("R", "CNN", "none")
+    assert config.cell == Cell("R", "CNN", "none")
     assert not config.build_network(MNIST).transformers
     assert arrangement(config.transformers, None) == "none"
     assert (groups_in("none"), file_name("none"), model_name("FCN", "none")) == ([], "", "FCN")

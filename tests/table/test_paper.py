@@ -90,9 +90,9 @@ def test_a_table_is_one_object_and_one_entry(monkeypatch, tiny):
     monkeypatch.setitem(paper.TABLES, "clothes", clothes)
     assert table_named("clothes") is clothes
     assert clothes.cells == [
-        ("R", "CNN", "Aff"),
-        ("none", "CNN", "Aff"),
-        ("none", "tutorial", "none"),
+        Cell("R", "CNN", "Aff"),
+        Cell("none", "CNN", "Aff"),
+        Cell("none", "tutorial", "none"),
     ]
     assert clothes.models == ["ST-CNN Aff", "tutorial"]
     shown = {"distortion": "R", "backbone": "CNN", "transform": "Aff"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stn_train.config import Config
+from stn_train.config import Cell, Config
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat
 from stn_train.runs.directory import load_run
@@ -138,7 +138,7 @@ def two(tmp_path_factory, splits, tiny):
 
 def test_a_run_is_of_its_cell_and_can_be_read_again(two, splits):
     result = two.result.result
-    assert (result.task, result.cell) == ("addition", ("RTS", "FCN", "2xAff"))
+    assert (result.task, result.cell) == ("addition", Cell("RTS", "FCN", "2xAff"))
     assert (len(result.confusion), sum(map(sum, result.confusion))) == (19, 200)
     records = [each for each in two.run.read_metrics() if each["kind"] == "transformer"]
     assert {"theta_spread.transformer.0", "theta_spread.transformer.1"} <= records[0].keys()
