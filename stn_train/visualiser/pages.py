@@ -174,9 +174,10 @@ def legend_of(run: Run, inspected: Inspected) -> str:
         if inspected.outputs:
             lines[0] += " Right: what the classifier sees."
     elif [*inspected.outputs] == [*inspected.grids] and len(inspected.outputs) == 1:
+        seen = "it reads" if run.config.task.locates else "the classifier sees"
         lines.append(
             "Left: the input, with the grid that the transformer reads it at. "
-            "Right: what the classifier sees. Grey: outside."
+            f"Right: what {seen}. Grey: outside."
         )
     elif inspected.outputs:
         names = [

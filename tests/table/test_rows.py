@@ -67,7 +67,7 @@ def row(mean, paper, std=None):
 
 def test_rows_hold_mean_and_deviation_over_seeds():
     first, second = rows()
-    assert first.cell == E_FCN  # the paper's order: baselines first
+    assert first.cell == Cell(*E_FCN)  # the paper's order: baselines first
     assert (first.mean, first.std, first.seeds) == (3.0, None, [1])
     assert second.mean == pytest.approx(0.5)
     assert second.std == pytest.approx(statistics.stdev([0.45, 0.5, 0.55]))
