@@ -285,7 +285,7 @@ def run(tmp_path_factory):
     """A short run on twenty canvases without clutter."""
     config = settings(
         "task.colocalisation.count=20",
-        "task.colocalisation.subject=4",
+        "task.colocalisation.subject=6",
         "train.epochs=120",
         "train.validate_every=120",
         "log.snapshots=3",
@@ -302,13 +302,13 @@ def test_a_run_finds_its_digits(run):
 def test_a_result_has_its_subject_and_is_read_again(run):
     _, claimed, trained = run
     written = json.loads(claimed.result.read_text())
-    assert written["subject"] == "4"
+    assert written["subject"] == "6"
     assert written["test_located_percent"] == trained.evaluation.test_percent
     again = Result.read(claimed.result)
-    assert again.cell == Cell("T", "strided", "Attention", "4")
+    assert again.cell == Cell("T", "strided", "Attention", "6")
     assert again == trained.result
     rows = table_rows([again], TABLE)
-    assert rows[0].as_dict()["subject"] == "4"
+    assert rows[0].as_dict()["subject"] == "6"
     assert comma_separated(rows).startswith("distortion,backbone,transform,subject,paper,")
 
 
