@@ -347,6 +347,7 @@ class Elastic(ScaledWarping):
 
 
 @functools.cache
+@torch.inference_mode(False)  # what is cached must serve training, too
 def elastic_system(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Control points (K, 2) over [-1, 1]^2 and their spline's solver (K + 3, K), solved once."""
     control = control_grid(side)

@@ -55,6 +55,7 @@ def pixel_centres(
 
 
 @functools.cache
+@torch.inference_mode(False)  # what is cached must serve training, too
 def unit_square(device: torch.device) -> Tensor:
     """The corners of [-1, 1]^2: top left, top right, bottom right, bottom left (4, 2).
 

@@ -71,6 +71,7 @@ class Encoder(nn.Module):
 
 
 @functools.cache
+@torch.inference_mode(False)  # what is cached must serve training, too
 def frozen_encoder(device: torch.device) -> Encoder:
     """The encoder that ships with the program, on a device; its weights get no gradient."""
     encoder = Encoder()

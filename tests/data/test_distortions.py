@@ -25,6 +25,7 @@ from stn_train.data.distortions import (
     Undistorted,
     Warping,
     distort,
+    elastic_system,
 )
 from stn_train.data.images import Images
 
@@ -499,3 +500,14 @@ def test_a_config_takes_a_distortion_that_uses_other_images(monkeypatch):
     draws = config.task.draw(images, seeded(0))
     batch = config.task.batch(images, slice(0, 2), tuple(draw[:2] for draw in draws))
     assert config.build_network(images.format)(batch.inputs).shape == (2, 10)
+
+
+def test_what_was_cached_in_inference_mode_serves_autograd():
+    elastic_system.cache_clear()
+    distortion = DISTORTIONS["E"]()
+    parameters = distortion.draw(2, torch.Generator().manual_seed(0))
+    points = torch.rand(5, 2)
+    with torch.inference_mode():
+        distortion.map_points(parameters, points)
+    distortion.map_points(parameters, points.requires_grad_()).sum().backward()
+    assert points.grad.isfinite().all()
