@@ -128,7 +128,7 @@ def collect(name: str, runs: list[Path]) -> None:
             raise ConfigError([f"{path}: settings were changed on the way"])
         if str(result["environment"]["commit"]).endswith("-dirty"):
             raise ConfigError([f"{path}: the code was not committed"])
-        del result["environment"]["command"]  # the config says it, without anybody's folders
+        forget_folders(result)
         known[identity(result)] = result
     order = [(table.task, cell) for table in PAPER_TABLES.values() for cell in table.values]
     place = {each: number for number, each in enumerate(order)}
@@ -136,6 +136,15 @@ def collect(name: str, runs: list[Path]) -> None:
     path = results_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(known[key]) + "\n" for key in ordered))
+
+
+def forget_folders(result: dict[str, Any]) -> None:
+    """Take out of a result where things lay on somebody's machine; folders keep their names."""
+    del result["environment"]["command"]  # the config says it
+    source = result["config"]["data"]["source"]
+    for settings in source.values() if isinstance(source, dict) else ():
+        if settings and settings.get("path"):
+            settings["path"] = Path(settings["path"]).name
 
 
 @app.command("ship")

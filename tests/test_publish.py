@@ -160,3 +160,10 @@ def test_documented_keys_can_be_set(publish):
     assert keys
     for key, value in keys:
         assert load_config("rts_affine.yaml", [f"{key}={value}"]) is not None
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("**/results/*.json*")), ids=lambda path: path.name
+)
+def test_results_name_no_folder_of_a_machine(path):
+    assert not re.search(r'"path": "[/~\\\\]', path.read_text(encoding="utf-8"))
