@@ -5,7 +5,6 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from stn_train.cli.export import SHOWN
-from stn_train.data.sources import load_splits
 from stn_train.demo.page import save_page
 from stn_train.runs.directory import load_run
 
@@ -43,4 +42,4 @@ def write_live_page(app: Sphinx, error: Exception | None) -> None:
     """Write the live page of the model that ships beside the pages of HTML."""
     if error is None and app.builder.format == "html":
         run = load_run(SHOWN)
-        save_page(run, load_splits(run.config.data).test, Path(app.outdir) / "demo.html")
+        save_page(run, run.config.load_splits().test, Path(app.outdir) / "demo.html")

@@ -17,7 +17,6 @@ import torch
 import typer
 
 from stn_train.config_file import load_config
-from stn_train.data.sources import load_splits
 from stn_train.evaluator import score_percent
 from stn_train.runs import result
 from stn_train.runs.directory import RunDirectory
@@ -44,7 +43,7 @@ def main(
     for name, seed in itertools.product(names, range(seeds[0], seeds[1] + 1)):
         changes = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
         config = load_config(f"{name}.yaml", changes)
-        splits = load_splits(config.data)
+        splits = config.load_splits()
         state = State(config, splits, CPU)
         with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
             run = RunDirectory.claim(Path(folder) / "run")

@@ -167,7 +167,7 @@ def ship(path: Path, parent: Path = FOLDER) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     write_hub(run, folder)
     result = json.loads(run.directory.result.read_text())
-    del result["environment"]["command"]  # the config says it, without anybody's folders
+    forget_folders(result)
     shipped = RunDirectory(folder)
     write_json(shipped.result, result)
     shutil.copyfile(run.directory.metrics, shipped.metrics)

@@ -23,7 +23,6 @@ from typing_extensions import override
 
 from stn_train.config import Cell
 from stn_train.config_file import load_config
-from stn_train.data.sources import load_splits
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.machine import keep_freed_memory
@@ -73,7 +72,7 @@ def measure(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.claim(Path(folder) / "run")
         try:
-            train(config, load_splits(config.data), run, CPU, curve)
+            train(config, config.load_splits(), run, CPU, curve)
             reached = False
         except ReachedError:
             reached = True
