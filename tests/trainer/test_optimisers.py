@@ -274,7 +274,7 @@ def test_muon_turns_no_output_layer_of_two_transformers():
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
     optimizer = build_optimizer(network, train)
     for weight in network.parameters():
-        weight.grad = torch.randn_like(weight)
+        weight.grad = torch.rand_like(weight) + 0.5
     optimizer.step()
     for name, weight in network.named_parameters():
         moved = (weight.detach() - before[name]).abs() / 0.01
