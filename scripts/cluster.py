@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from stn_train.config import Cell
 from stn_train.data.sources import load_splits
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
@@ -72,23 +73,16 @@ def measure_rates(device: str = "cpu", threads: int = 1) -> None:
     clock = time.process_time if alone else time.perf_counter
     splits = load_splits(shipped_config(MNIST, CELLS[0]).data)
     lines = [json.loads(line) for line in RATES.read_text().splitlines()] if RATES.exists() else []
-    known = [identity(line) for line in lines]
+    known = {Cell.read(line) for line in lines if line["environment"]["device"] == where.type}
     for cell in CELLS:
-        same = {**cell._asdict(), "device": where.type}
-        if same in known:
+        if cell in known:
             continue
         config = shipped_config(MNIST, cell, ["recipe=paper"])
         measured = rehearse(config, splits, where, clock)
-        line = {**cell._asdict(), **measured._asdict(), "environment": here(where)}
+        line = {**cell.as_dict(), **measured._asdict(), "environment": here(where)}
         lines.append(line)
         typer.echo(f"{cell.title}: {1000 * measured.step_seconds:.1f} ms a step", err=True)
         RATES.write_text("".join(json.dumps(each) + "\n" for each in lines))
-
-
-def identity(line: dict[str, Any]) -> dict[str, Any]:
-    """What a line of rates.jsonl is of: a cell on a device."""
-    cell = {key: line[key] for key in ("distortion", "backbone", "transform")}
-    return {**cell, "device": line["environment"]["device"]}
 
 
 @app.command("runs")

@@ -41,9 +41,6 @@ from stn_train.table.plan import Job
 RUNS_PER_GPU = 4
 """One computes while another draws or validates."""
 
-RUNS_PER_WORKER = 10
-"""A worker's memory grows with each run: after so many it is replaced by a new one."""
-
 RETRIES = 2
 """How often a run whose worker or node died is started again."""
 
@@ -119,7 +116,7 @@ class NotShared(NamedTuple):
     host: str
 
 
-@ray.remote(max_retries=0, max_calls=RUNS_PER_WORKER)
+@ray.remote(max_retries=0)
 def train_on_node(order: Order, job: Job, again: bool) -> Outcome | NotShared | None:
     """Train one run, in a worker; None if a signal ended it.
 

@@ -4,6 +4,7 @@ An engine is given jobs and tells, event by event, what becomes of them. Whichev
 leaves the same directory, and ends with the bits of a run alone with as many threads.
 """
 
+import gc
 import importlib.util
 import os
 import time
@@ -204,3 +205,7 @@ def run_job(job: Job, work: Work, observer: Observer | None = None) -> Outcome:
         return Outcome(job, None, str(error), StnError.exit_code)
     except Exception as error:  # a bug of ours must not end the other runs
         return Outcome(job, None, f"{type(error).__name__}: {error}", StnError.exit_code)
+    finally:
+        # A schedule and its optimiser refer to each other: left to Python, their tensors would
+        # stay for many runs.
+        gc.collect()

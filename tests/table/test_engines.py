@@ -1,5 +1,6 @@
 """What trains the runs of a table: here one after another, and the choice of Ray."""
 
+import gc
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from conftest import CPU, TINY_OVERRIDES
+from torch.optim import AdamW
 
 from stn_train.config import Cell
 from stn_train.data.sources import load_splits
@@ -81,6 +83,23 @@ def test_what_happens_in_a_run_is_told_as_events(tmp_path):
     assert isinstance(warned, Warned)
     assert "going on from previous.pt, step 10" in warned.message
     assert resumed == Progressed(job, 0.5)
+
+
+def test_nothing_of_a_run_stays_in_memory(tmp_path):
+    (job, *_) = tiny_jobs()
+    gc.collect()
+    gc.disable()  # Python must not happen to collect what run_job leaves
+    try:
+        before = optimizers()
+        assert run_job(job, work_in(tmp_path)).result
+        assert optimizers() == before
+    finally:
+        gc.enable()
+
+
+def optimizers():
+    """How many there are in this process."""
+    return sum(issubclass(type(each), AdamW) for each in gc.get_objects())
 
 
 def test_a_signal_ends_all_runs(tmp_path, monkeypatch):
