@@ -11,7 +11,6 @@ rest. `publish.py write` makes the tables of docs/cluster.md of them.
 import json
 import os
 import platform
-import statistics
 import subprocess
 import tempfile
 import time
@@ -160,7 +159,7 @@ def ray_version() -> str:
 
 
 def memory_mb() -> dict[str, float]:
-    """Memory of this process, of Ray's own, and the mean of the workers, in MB (proportional)."""
+    """Memory of this process, of Ray's own, and of the largest worker, in MB (proportional)."""
     found: dict[str, list[float]] = defaultdict(list)
     for pid in descendants(os.getpid()):
         try:
@@ -175,7 +174,7 @@ def memory_mb() -> dict[str, float]:
         "driver": round(sum(found["driver"])),
         "ray": round(sum(found["ray"])),
         "board": round(sum(found["board"])),
-        "worker": round(statistics.mean(found["worker"])) if found["worker"] else 0,
+        "worker": round(max(found["worker"], default=0)),
         "workers": len(found["worker"]),
     }
 
@@ -184,7 +183,7 @@ def kind_of(command: str) -> str:
     """What a process below the driver is, by its command line."""
     if command.startswith("ray::Board"):
         return "board"
-    return "worker" if command.startswith("ray::train_on_node") else "ray"
+    return "worker" if command.startswith(("ray::train_on_node", "ray::IDLE")) else "ray"
 
 
 def descendants(pid: int) -> list[int]:

@@ -541,7 +541,7 @@ def ray_table() -> str:
         what = {
             "driver": "the command's process",
             "ray": "Ray's own processes",
-            "worker": "a worker",
+            "worker": "the largest worker",
         }
         for key, name in what.items():
             when = f"after {first['runs']} runs, after {last['runs']:,}"
