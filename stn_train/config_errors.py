@@ -176,8 +176,14 @@ def known_keys(section: Key, data: dict[str, Any]) -> list[str]:
 def nearest(name: str, known: Sequence[str]) -> str:
     """A hint at the known name that was probably meant, or nothing."""
     lowered = {candidate.lower(): candidate for candidate in known}
-    match = difflib.get_close_matches(name.lower(), lowered, n=1)
-    return f" (did you mean {lowered[match[0]]}?)" if match else ""
+    wanted = name.lower()
+    matches = difflib.get_close_matches(wanted, lowered)
+    if not matches:
+        return ""
+    ratios = {match: difflib.SequenceMatcher(None, match, wanted).ratio() for match in matches}
+    alike = [match for match in matches if ratios[match] == ratios[matches[0]]]
+    best = max(alike, key=lambda match: match[0] == wanted[0])  # CNN, not FCN, for CNM
+    return f" (did you mean {lowered[best]}?)"
 
 
 def is_number(text: str) -> bool:

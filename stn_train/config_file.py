@@ -226,7 +226,8 @@ def apply_override(data: dict[str, Any], override: str, source: Source) -> list[
         if key[:depth] in REGISTRIES and key[depth] not in section:
             other = ", ".join(section)
             what = ".".join(key[:depth])
-            return [f"{place}: {what} is {other}, so {'.'.join(written)} has no meaning"]
+            told = f"{what} is {other}, so {'.'.join(written)} has no meaning"
+            return [f"{place}: {told}; it goes with {what}={key[depth]}"]
     if key in REGISTRIES and is_same_choice(value, section.get(key[-1])):
         return []
     if key in (("train", "epochs"), ("train", "steps")) and value is not None:

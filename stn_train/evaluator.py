@@ -4,6 +4,7 @@ Legend: N images, D draws, K classes.
 """
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,15 +74,21 @@ POSE_SPREAD = 0.05
 
 
 def evaluate(
-    network: nn.Module, task: Task, test: Images, draws: int, poses: int = 1
+    network: nn.Module,
+    task: Task,
+    test: Images,
+    draws: int,
+    poses: int = 1,
+    watched: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Evaluation:
     """Measure a network on the first ``draws`` fixed draws; network and images on one device.
 
     poses: with more than one, the network's outputs are means over what its transformer shows: its
     own pose, and others near it, always the same ones (`small_similarities` of POSE_SPREAD).
+    watched: is given the draws and gives them back one by one, as `tqdm` does.
     """
     scored, hashes, confusion = [], [], None
-    for draw in range(draws):
+    for draw in watched(range(draws)):
         examples = Examples.for_test(task, test, draw)
         answers, targets = answer(network, examples, poses)
         scored.append(task.score(answers, targets))

@@ -647,6 +647,11 @@ def test_malformed_override_is_told_with_the_right_form(problems, override):
         ("seed=!!python/name:os.system", "is not a value YAML can read"),
         ("seed=!!bool maybe", "is not a value YAML can read"),
         ("train.epoch=3", "unknown key train.epoch (did you mean epochs?)"),
+        (
+            "backbone=CNM",
+            "backbone is 'CNM'; it can be FCN, CNN, tutorial, DCN, Inception, strided "
+            "(did you mean CNN?)",
+        ),
         ("train.learning_rate=fast", "train.learning_rate is 'fast'; it must be a number"),
         ("train.learning_rate=nan", "train.learning_rate is 'nan'; it must be a number"),
         (
@@ -658,7 +663,8 @@ def test_malformed_override_is_told_with_the_right_form(problems, override):
         ("distort.canvas_px=27", "distort.canvas_px is 27; "),
         (
             "distortion.R.canvas_px=30",
-            "distortion is RTS, so distortion.R.canvas_px has no meaning",
+            "distortion is RTS, so distortion.R.canvas_px has no meaning; "
+            "it goes with distortion=R",
         ),
         ("transform.TPS.side=5", "transform is Aff, so transform.TPS.side has no meaning"),
         ("data.source.folder.path=x", "data.source is mnist, so data.source.folder.path has no"),

@@ -75,7 +75,15 @@ def test_mistakes_are_counted_over_draws():
             self.wrong = torch.tensor([3, 7] if len(self.batches) == 1 else [3])
             return super().forward(images)
 
-    evaluation = evaluate(Moody([]), NONE, numbered(20), draws=3)
+    seen = []
+    evaluation = evaluate(
+        Moody([]),
+        NONE,
+        numbered(20),
+        draws=3,
+        watched=lambda draws: (seen.append(draw) or draw for draw in draws),
+    )
+    assert seen == [0, 1, 2]
     assert evaluation.mistakes == {3: 3, 7: 1}
     assert evaluation.draws_percent == [5.0, 10.0, 5.0]
     assert evaluation.test_percent == 5.0

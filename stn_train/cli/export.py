@@ -34,7 +34,8 @@ def run_export(
         typer.Option(
             "--format",
             help="onnx: for other programs; pt2: for PyTorch; html: a live page to draw on; hub: a "
-            "folder with weights, config and model card.",
+            "folder with weights, config and model card. onnx, and html of a model that does not "
+            "ship, need: pip install onnx onnxscript onnxruntime.",
         ),
     ] = Form.onnx,
     out: Annotated[

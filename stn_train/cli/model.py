@@ -82,6 +82,7 @@ def run_eval(
     from stn_train.runs.directory import load_run
     from stn_train.runs.files import pretty_json
     from stn_train.runs.machine import choose_device, keep_freed_memory
+    from stn_train.trainer.observers import draws_on_a_bar
 
     keep_freed_memory()
     trained = load_run(path)
@@ -104,7 +105,13 @@ def run_eval(
         told = "--poses needs a spatial transformer in front that warps images"
         raise ConfigError([f"{config.title}: {told}; without it, leave --poses out"])
     draws = draws or config.evaluate.draws
-    evaluation = evaluate(trained.model.to(where), task, test, draws, poses)
+    if not as_json:  # the test can take minutes: say at once what it is of
+        averaged = f", averaged over {poses} poses" if poses > 1 else ""
+        typer.echo(f"{config.title}, seed {config.seed}, tested on {tested_on}{averaged}")
+        typer.echo(f"checkpoint  {trained.checkpoint}, step {trained.step:,}")
+        if not trained.directory.result.exists():
+            typer.echo("            of a run that has not finished")
+    evaluation = evaluate(trained.model.to(where), task, test, draws, poses, draws_on_a_bar)
     report: dict[str, Any] = {
         "checkpoint": str(trained.checkpoint),
         "step": trained.step,
@@ -120,11 +127,6 @@ def run_eval(
     if as_json:
         typer.echo(pretty_json(report))
         return
-    averaged = f", averaged over {poses} poses" if poses > 1 else ""
-    typer.echo(f"{config.title}, seed {config.seed}, tested on {tested_on}{averaged}")
-    typer.echo(f"checkpoint  {trained.checkpoint}, step {trained.step:,}")
-    if not trained.directory.result.exists():
-        typer.echo("            of a run that has not finished")
     tell_score(report, task.measure)
     typer.echo(f"test set    {evaluation.count:,} images, SHA-256 {evaluation.test_sha256}")
     if evaluation.confusion:
@@ -146,7 +148,7 @@ def run_visualize(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN_OR_CHECKPOINT...",
+            metavar="RUN_OR_CHECKPOINT",
             help="A run directory, a checkpoint, or the name of a model that ships; several with "
             "--picture curves only.",
         ),

@@ -91,7 +91,7 @@ def run_cells(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Train every run that has no result yet; interrupted ones are resumed where they were."""
+    """Train every run that has no result yet. Interrupted ones are resumed where they were."""
     from stn_train.runs.machine import choose_device
     from stn_train.runs.result import results_in
     from stn_train.runs.signals import stopped_as
@@ -168,7 +168,7 @@ def show_table(
         Path | None, typer.Option(help="Draw it into this file (.png, .pdf or .svg).")
     ] = None,
 ) -> None:
-    """Measured beside published errors in %: mean ± standard deviation, paper, difference."""
+    """Show measured beside published errors. In %: mean ± standard deviation, paper, difference."""
     from stn_train.table.paper import table_named
     from stn_train.table.rows import circumstances, comma_separated, markdown, plain, table_rows
 
@@ -208,7 +208,7 @@ def compare_runs(
     table_name: TableOption = "mnist",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare runs on the same test digits: the difference of errors and its 95 % interval."""
+    """Compare runs on the same test digits. The difference of errors, and its 95 % interval."""
     from stn_train.table.comparison import compare, pair
     from stn_train.table.paper import experiment_of, table_named
 
@@ -244,21 +244,43 @@ def compare_runs(
 )
 @guarded
 def write_report(
-    runs: Annotated[Path, typer.Argument(help="Folder of the runs.")],
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    runs: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the runs. Default: the results that ship with the program."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="The page; of report.html, the live page is report-live.html.")
+    ] = Path("report.html"),
     table_name: TableOption = "mnist",
     data_dir: DataDirOption = None,
 ) -> None:
-    """Write one HTML page with the table, curves, pictures, an animation and the commands."""
+    """Write an HTML page. It has the table, curves, pictures, an animation and the commands.
+
+    Beside it, and linked from it, lies the live page of a spatial transformer of the table.
+    """
     from stn_train.table.paper import table_named
-    from stn_train.table.report import report
+    from stn_train.table.report import live_page, material, report
 
     table = table_named(table_name)
-    page = report(runs, table, data_dir).encode()
+    beside = checked_path(out, "--out", (".html",)).with_name(f"{out.stem}-live.html")
+    found = material(runs, table)
+    live = live_page(found.runs, table, beside.name, data_dir)
+    page = report(found, table, live, data_dir)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda stream: stream.write(page))
-    typer.echo(f"report      {out}, {len(page) / 1e6:.1f} MB")
-    name_outside(results_of(runs, table), table, err=False)
+    write_page("report", out, page)
+    if live.html:
+        write_page("live page", beside, live.html)
+    if live.told:
+        typer.echo(f"no live page of these runs: {live.told}", err=True)
+    if found.outside:
+        typer.echo(found.outside)
+
+
+def write_page(name: str, path: Path, page: str) -> None:
+    """Write a page, and say so."""
+    content = page.encode()
+    write_atomically(path, lambda stream: stream.write(content))
+    typer.echo(f"{name:11} {path}, {len(content) / 1e6:.1f} MB")
 
 
 def results_of(runs: Path | None, table: "PaperTable") -> "list[Result]":

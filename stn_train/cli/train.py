@@ -16,7 +16,7 @@ from stn_train.cli.options import (
     command,
     tell_score,
 )
-from stn_train.errors import ConfigError, StnError
+from stn_train.errors import CheckpointError, ConfigError, StnError
 from stn_train.shipped_configs import complete_config, shipped_configs
 
 if TYPE_CHECKING:
@@ -43,9 +43,11 @@ def tell_version(wanted: bool) -> None:
 def tell_configs(wanted: bool) -> None:
     """Print the shipped configs with their titles and end, if that is wanted."""
     if wanted:
-        for path in shipped_configs():
+        paths = sorted(shipped_configs(), key=lambda path: path.stem != "quickstart")  # it first
+        width = max(len(path.name) for path in paths)
+        for path in paths:
             title = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-            typer.echo(f"{path.name:26} {title}")
+            typer.echo(f"{path.name:{width}}  {title}")
         raise typer.Exit
 
 
@@ -147,7 +149,10 @@ def run_train(
 def run_to_resume(resume: str) -> Path:
     """The run directory that --resume names, itself or by a checkpoint in it."""
     from stn_train.runs.directory import directory_of
+    from stn_train.runs.files import absent
 
+    if not Path(resume).exists():
+        raise CheckpointError(absent(Path(resume)))
     return directory_of(Path(resume)).path
 
 

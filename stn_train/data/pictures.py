@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from stn_train.errors import DataError
@@ -26,6 +26,9 @@ def open_picture(path: Path) -> Image.Image:
             if upright.mode.startswith("I"):  # 16 bits, which `convert` would clip, not scale
                 upright = upright.point(lambda value: value * (1 / 257))
             return upright
+    except UnidentifiedImageError:
+        told = "it is none, or of a kind that Pillow does not know; PNG and JPEG will do"
+        raise DataError(f"{path} cannot be read as a picture: {told}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise DataError(f"{path} cannot be read as a picture: {reason}") from None

@@ -76,7 +76,7 @@ def observed_graph(run: Run) -> bytes:
             write_onnx(model, images, path, model.outputs)
             given = run_graph(path, images)
         except ImportError as error:
-            raise ConfigError([missing_package("html", error)]) from None
+            raise ConfigError([missing_package("the live page of a run", error)]) from None
         with torch.inference_mode():
             wanted = dict(zip(model.outputs, model(images), strict=True))
         for name, output in wanted.items():

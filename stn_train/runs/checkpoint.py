@@ -22,7 +22,7 @@ from stn_train.config_errors import Source, check
 from stn_train.data.images import ImageFormat
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.models.network import Network
-from stn_train.runs.files import replacing, write_to_disk
+from stn_train.runs.files import absent, replacing, write_to_disk
 from stn_train.runs.safetensors import read_tensors, write_tensors
 
 FORMAT = 2
@@ -110,7 +110,7 @@ def read_archive(path: Path) -> Any:
             warnings.simplefilter("ignore")  # on strange files; they fail below
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
+        raise CheckpointError(absent(path)) from None
     except CheckpointError:
         raise
     except OSError as error:

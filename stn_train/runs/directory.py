@@ -304,6 +304,9 @@ def load_run(path: str | PathLike[str]) -> Run:
         path = run.model if run.model.exists() and not run.last.exists() else run.last
         if below and not path.exists():
             raise CheckpointError(f"{path.parent} is a folder of runs: name one, as {below[0]}")
+        if not path.exists():
+            lacks = f"neither {run.last.name} nor {run.model.name} is in it"
+            raise CheckpointError(f"{path.parent} is no run: {lacks}")
     checkpoint = load_checkpoint(path)
     config = config_of(path, checkpoint)
     model = restore_model(path, checkpoint, config)

@@ -45,7 +45,7 @@ def export(run: Run, form: str, path: Path) -> float:
                 write(model, torch.rand(2, *shape), made)
                 exported = load(made)
             except ImportError as error:
-                raise ConfigError([missing_package(form, error)]) from None
+                raise ConfigError([missing_package(f"--format {form}", error)]) from None
             generator = torch.Generator().manual_seed(0)
             batches = [torch.rand(count, *shape, generator=generator) for count in BATCHES]
             with torch.inference_mode():
@@ -58,9 +58,9 @@ def export(run: Run, form: str, path: Path) -> float:
     return difference
 
 
-def missing_package(form: str, error: ImportError) -> str:
-    """What to do about a package that a form needs."""
-    return f"--format {form} needs {error.name}: pip install onnx onnxscript onnxruntime"
+def missing_package(made: str, error: ImportError) -> str:
+    """What to do about a package that something needs."""
+    return f"{made} needs the package {error.name}: pip install onnx onnxscript onnxruntime"
 
 
 def write_onnx(

@@ -1,6 +1,7 @@
 """Files that are whole or not there, whatever happens meanwhile, and the lock on a folder."""
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -18,6 +19,20 @@ TEMPORARY = ".writing-"
 """How the names of half-written files begin."""
 
 LOCK_NAME = ".lock"
+
+
+def absent(path: Path) -> str:
+    """That a path does not exist, with what was probably meant.
+
+    That is something of its name one folder further down, or of a similar name beside it.
+    """
+    from stn_train.config_errors import nearest  # the command line imports this module at once
+
+    below = sorted(path.parent.glob(f"*/{glob.escape(path.name)}*"))
+    if below:
+        return f"{path} does not exist (did you mean {below[0]}?)"
+    beside = [each.name for each in path.parent.glob("*") if not each.name.startswith(".")]
+    return f"{path} does not exist{nearest(path.name, sorted(beside))}"
 
 
 @contextlib.contextmanager

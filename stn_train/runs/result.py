@@ -12,6 +12,8 @@ from pydantic.dataclasses import dataclass
 from stn_train.config import Cell
 from stn_train.errors import CheckpointError
 from stn_train.runs.directory import RunDirectory
+from stn_train.runs.files import absent
+from stn_train.runs.shipped_models import located
 from stn_train.tasks import TASKS
 from stn_train.tasks.base import Measure
 
@@ -166,16 +168,19 @@ def results_in(folder: Path) -> list[Result]:
 
 
 def finished_runs(folder: Path) -> list[RunDirectory]:
-    """The finished runs in a folder, or the one run whose folder it is.
+    """The finished runs in a folder, or the one run whose folder or shipped model it is.
 
     Raises CheckpointError if there is none.
     """
+    folder = located(folder)
     if not folder.exists():
-        raise CheckpointError(f"{folder} does not exist")
+        raise CheckpointError(absent(folder))
     own = folder / "result.json"
     paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
     if not paths:
-        raise CheckpointError(f"{folder} holds no finished run")
+        raise CheckpointError(
+            f"{folder} holds no finished run: no result.json, or in no folder of it"
+        )
     return [RunDirectory(path.parent) for path in paths]
 
 

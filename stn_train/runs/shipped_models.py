@@ -13,6 +13,7 @@ import hashlib
 from pathlib import Path
 
 from stn_train.errors import CheckpointError
+from stn_train.runs.files import absent
 
 FOLDER = Path(__file__).parent.parent / "trained"
 
@@ -34,7 +35,7 @@ def located(path: Path) -> Path:
         return path
     if path.name not in shipped_models():
         known = ", ".join(shipped_models())
-        raise CheckpointError(f"{path} does not exist; the models that ship are {known}")
+        raise CheckpointError(f"{absent(path)}; the models that ship are {known}")
     return FOLDER / path
 
 

@@ -8,16 +8,19 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from stn_train.data.distortions import Warping
-from stn_train.errors import CheckpointError, DataError
+from stn_train.demo.page import demo_page, sliders
+from stn_train.errors import CheckpointError, DataError, StnError
 from stn_train.runs.directory import RunDirectory, load_run
-from stn_train.runs.result import Result, finished_runs
+from stn_train.runs.result import Result, finished_runs, reference_results
+from stn_train.runs.shipped_models import FOLDER, is_shipped
 from stn_train.table.chart import error_table
-from stn_train.table.paper import PaperTable
+from stn_train.table.paper import PaperTable, experiment_of
 from stn_train.table.plan import shipped_config, start_of
 from stn_train.table.rows import (
     by_model,
@@ -48,6 +51,42 @@ class FinishedRun(NamedTuple):
     directory: RunDirectory
     result: Result
 
+    @property
+    def caption(self) -> str:
+        """ST-CNN Aff on R, seed 1: 0.58 % test error."""
+        result, measure = self.result, self.result.measure
+        error = f"{result.test_percent:.2f} {measure.unit} test {measure.name}"
+        return f"{experiment_of(result).title}, seed {result.seed}: {error}"
+
+
+class Material(NamedTuple):
+    """What a report is made of."""
+
+    results: list[Result]
+    """Those that belong into the table."""
+    runs: list[FinishedRun]
+    """Those of them whose directory is here, by seed."""
+    outside: str
+    """Names what was found and does not belong into the table."""
+
+
+class Live(NamedTuple):
+    """The live page that lies beside a report."""
+
+    name: str
+    """Of its file."""
+    html: str
+    """Empty if there is no page."""
+    about: str
+    """Whose page it is."""
+    told: str = ""
+    """Why it is not that of one of the runs."""
+
+    @property
+    def address(self) -> str:
+        """Of the file, as seen from the report."""
+        return quote(self.name)
+
 
 class Picture(NamedTuple):
     """A picture inside the page."""
@@ -59,21 +98,44 @@ class Picture(NamedTuple):
     """Its class; charts are inverted on dark pages."""
 
 
-def report(folder: Path, table: PaperTable, data_dir: Path | None = None) -> str:
-    """The page of the finished runs in a folder.
+def material(folder: Path | None, table: PaperTable) -> Material:
+    """The finished runs in a folder; without one, the results and the models that ship.
 
-    Runs that do not belong into the table are only named. If the test images cannot be loaded, the
-    page has no pictures of them. Raises CheckpointError if no run belongs into the table, or one
-    cannot be read.
+    Raises CheckpointError if none of them belongs into the table, or one cannot be read.
     """
-    found = [FinishedRun(run, Result.read(run.result)) for run in finished_runs(folder)]
-    runs = sorted(
-        (run for run in found if table.holds(run.result)), key=lambda run: run.result.seed
-    )
-    if not runs:
-        left_out = outside([run.result for run in found], table)
-        raise CheckpointError(f"{folder} holds no finished run of a cell of the table; {left_out}")
-    results = [run.result for run in runs]
+    if folder is None:
+        found, runs = reference_results(table.results), shipped_runs(table)
+        where = "the program ships no result"
+    else:
+        every = [FinishedRun(run, Result.read(run.result)) for run in finished_runs(folder)]
+        found = [run.result for run in every]
+        runs = sorted(
+            (run for run in every if table.holds(run.result)), key=lambda run: run.result.seed
+        )
+        where = f"{folder} holds no finished run"
+    results = [result for result in found if table.holds(result)]
+    left_out = outside(found, table)
+    if not results:
+        advice = left_out or f"stn-table run --table {table.name} trains some"
+        raise CheckpointError(f"{where} of a cell of the table; {advice}")
+    return Material(sorted(results, key=lambda result: result.seed), runs, left_out)
+
+
+def shipped_runs(table: PaperTable) -> list[FinishedRun]:
+    """The models that ship whose cell is in the table."""
+    runs = [FinishedRun(run, Result.read(run.result)) for run in finished_runs(FOLDER)]
+    return [run for run in runs if table.holds(run.result)]
+
+
+def report(
+    found: Material, table: PaperTable, live: Live | None = None, data_dir: Path | None = None
+) -> str:
+    """The page of the finished runs, with a link to the live page where there is one.
+
+    If the test images cannot be loaded, the page has no pictures of them. Raises CheckpointError
+    if a run cannot be read.
+    """
+    results, runs = found.results, found.runs
     rows = table_rows(results, table)
     pictures, no_pictures = shown_pictures(runs, table, data_dir)
     errors = error_table(rows, table, "")
@@ -89,7 +151,8 @@ def report(folder: Path, table: PaperTable, data_dir: Path | None = None) -> str
         table=table,
         runs=len(results),
         circumstances=circumstances(results),
-        outside=outside([run.result for run in found], table),
+        outside=found.outside,
+        live=live,
         models=by_model(rows, table),
         chart=chart(
             errors, f"{table.measure.name.capitalize()}s with their deviation, beside the paper's"
@@ -102,6 +165,35 @@ def report(folder: Path, table: PaperTable, data_dir: Path | None = None) -> str
         test_sets=sorted({(result.cell.distortion, result.test_sha256) for result in results}),
         commands=[command_of(result, table) for result in results],
     )
+
+
+def live_page(
+    runs: Sequence[FinishedRun], table: PaperTable, name: str, data_dir: Path | None = None
+) -> Live:
+    """The live page of a run's network; where that cannot be, of a model that ships.
+
+    Of the best transformer of each distortion it is the one that was trained to undo most of what
+    the page's sliders do. name: of the file that the page will be.
+    """
+    told = ""
+    for several in (runs, shipped_runs(table)):
+        best = max(best_transformers(several, table), key=ranges_trained, default=None)
+        if best is None:
+            continue
+        try:
+            run = load_run(best.directory.path)
+            html = demo_page(run, run.config.load_splits(data_dir).test)
+        except StnError as error:
+            told = told or str(error).splitlines()[0]
+        else:
+            ships = ", a model that ships with the program" if is_shipped(run.checkpoint) else ""
+            return Live(name, html, f"{best.caption}{ships}", told)
+    return Live(name, "", "", told)
+
+
+def ranges_trained(run: FinishedRun) -> int:
+    """Of how many sliders a network saw a range in training."""
+    return sum(each["trained"] is not None for each in sliders(config_of(run.result).distortion))
 
 
 def environments(results: Sequence[Result]) -> list[list[str]]:
@@ -125,8 +217,9 @@ def curves(runs: Sequence[FinishedRun], table: PaperTable) -> Iterator[Picture]:
             if cell in first and cell.distortion == distortion
         }
         if metrics:
-            figure = learning_curves(f"On {distortion}, one seed each", metrics)
-            yield chart(figure, f"Learning on {distortion}")
+            alone, *others = metrics
+            about = f"On {distortion}, one seed each" if others else f"{alone} on {distortion}"
+            yield chart(learning_curves(about, metrics), f"Learning on {distortion}")
 
 
 def shown_pictures(
@@ -150,18 +243,16 @@ def pictures(
     for best in best_transformers(runs, table):
         run = load_run(best.directory.path)
         test = run.config.load_splits(data_dir).test
-        error = f"{best.result.test_percent:.2f} {table.measure.unit} test {table.measure.name}"
-        caption = f"{run.config.title}, seed {run.config.seed}: {error}"
         if moving and isinstance(run.config.distortion, Warping):
-            yield gif(sweep_frames(run, test), f"{caption}, on moving digits")
+            yield gif(sweep_frames(run, test), f"{best.caption}, on moving digits")
             moving = False
         if best.directory.kept_snapshots():
-            yield gif(learning_frames(run, test), f"{caption}, as it learnt")
-        yield picture(drawn(digits_page(run, test), "png"), "png", caption)
+            yield gif(learning_frames(run, test), f"{best.caption}, as it learnt")
+        yield picture(drawn(digits_page(run, test), "png"), "png", best.caption)
 
 
 def best_transformers(runs: Sequence[FinishedRun], table: PaperTable) -> Iterator[FinishedRun]:
-    """For each distortion the best run with a transformer that still has its checkpoint."""
+    """For each distortion the best run with a transformer that still has its weights."""
     sign = 1 if table.measure.lower_is_better else -1
     for distortion in table.columns:
         tried = [
@@ -169,7 +260,7 @@ def best_transformers(runs: Sequence[FinishedRun], table: PaperTable) -> Iterato
             for run in runs
             if run.result.cell.distortion == distortion
             and run.result.cell.transform != "none"
-            and run.directory.last.exists()
+            and (run.directory.last.exists() or run.directory.model.exists())
         ]
         if tried:
             yield min(

@@ -5,7 +5,7 @@ Legend: N images, C channels, H height, W width.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,6 +194,11 @@ class ProgressLines(Progress):
         if reading != self.told_reading:
             tell(f"{reading}, {left / 60:.1f} min left")
         self.told_reading = reading
+
+
+def draws_on_a_bar(draws: Iterable[int]) -> Iterable[int]:
+    """The draws of a test, one by one. On a terminal a bar counts them, and goes at the end."""
+    return tqdm(draws, desc="testing", unit="draw", leave=False, disable=None, dynamic_ncols=True)
 
 
 def teller(quiet: bool) -> Callable[[str], object]:

@@ -49,7 +49,8 @@ def volumes_page(run: Run, test: Images) -> Figure:
     """
     model, task = run.model.eval(), run.config.task
     if len(task.shape(run.format)) != 4:
-        raise ConfigError([f"{run.config.title}: its task makes images, there are no volumes"])
+        told = "its task makes images, there are no volumes: --config volumes has some"
+        raise ConfigError([f"{run.config.title}: {told}"])
     inputs, targets = Examples.for_test(task, test, 0).batch(one_of_each(test)[:SHOWN])
     trace = model.trace(inputs)
     warps = [trace.warps[name] for name in model.front]

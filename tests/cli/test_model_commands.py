@@ -69,6 +69,17 @@ def test_missing_checkpoint_is_told(name, command, nowhere):
 # stn-eval.
 
 
+def test_eval_says_what_it_tests_before_it_does(run, command, monkeypatch):
+    def slow(*_):
+        raise OSError("the test is over")
+
+    monkeypatch.setattr("stn_train.evaluator.evaluate", slow)
+    result = command("stn-eval", run, "--device", "cpu")
+    assert "the test is over" in result.stderr
+    assert result.stdout.startswith("ST-CNN Aff on RTS, seed 3, tested on RTS\ncheckpoint  ")
+    assert command("stn-eval", run, "--device", "cpu", "--json").stdout == ""
+
+
 def test_eval_gives_the_number_of_the_result(run, summary, command):
     result = command("stn-eval", run, "--device", "cpu")
     assert result.exit_code == 0

@@ -160,8 +160,14 @@ def test_choices_are_what_can_be_made(monkeypatch):
 def test_list_shows_every_shipped_config_with_its_title(command):
     result = command("stn-train", "--list-configs")
     assert result.exit_code == 0
-    listed = [line.split(maxsplit=1) for line in result.stdout.splitlines()]
-    assert [name for name, _ in listed] == [path.name for path in shipped_configs()]
+    lines = result.stdout.splitlines()
+    listed = [line.split(maxsplit=1) for line in lines]
+    first, *others = [name for name, _ in listed]
+    assert first == "quickstart.yaml"
+    assert sorted([first, *others]) == [path.name for path in shipped_configs()]
+    assert others == sorted(others)
+    starts = {line.index(title) for line, (_, title) in zip(lines, listed, strict=True)}
+    assert len(starts) == 1  # the titles stand in a column
     assert all(len(title) > 10 and "#" not in title for _, title in listed)
 
 

@@ -50,7 +50,7 @@ def test_graph_that_computes_something_else_is_refused(tmp_path, monkeypatch):
 
 def test_missing_package_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(ConfigError, match="--format html needs onnxscript: pip install onnx"):
+    with pytest.raises(ConfigError, match="a run needs the package onnxscript: pip install onnx"):
         observed_graph(untrained(tmp_path))
 
 

@@ -392,7 +392,7 @@ def test_checkpoint_that_is_not_there_is_told(name, tmp_path, command):
 
 
 def test_run_directory_without_a_checkpoint_is_told(tmp_path):
-    with pytest.raises(CheckpointError, match=r"last\.pt does not exist"):
+    with pytest.raises(CheckpointError, match=r"is no run: neither last\.pt nor model\.s"):
         load_run(tmp_path)
 
 

@@ -108,3 +108,28 @@ def test_a_finished_run_becomes_one_that_ships(finished, tmp_path):
     assert load_run(folder).config == finished.config
     # The weights are in one file alone.
     assert (folder / shipped.GRAPH).stat().st_size < (folder / "model.safetensors").stat().st_size
+
+
+def test_what_was_meant_is_told(command, nowhere):
+    for folder in ("quickstart-seed1", "rts_affine-seed2"):
+        (Path("runs") / folder).mkdir(parents=True)
+    for typed, meant in {
+        "quickstart-seed1": "runs/quickstart-seed1",  # its folder was forgotten
+        "quickstart": "runs/quickstart-seed1",
+        "runs/quickstart": "quickstart-seed1",
+        "runs/rts_affine-seed1": "rts_affine-seed2",
+    }.items():
+        result = command("stn-eval", typed)
+        assert result.exit_code == 4
+        assert f"error: {typed} does not exist (did you mean {meant}?)" in result.stderr
+
+
+def test_a_run_that_is_to_be_resumed_is_no_model_that_ships(command, nowhere):
+    result = command("stn-train", "--resume", "nothing")
+    assert (result.exit_code, result.stderr) == (4, "error: nothing does not exist\n")
+
+
+def test_table_takes_a_name(command, nowhere):
+    shown = json.loads(command("stn-table", "show", "rts_affine", "--json").stdout)
+    (row,) = shown
+    assert (row["distortion"], row["backbone"], row["transform"]) == ("RTS", "CNN", "Aff")

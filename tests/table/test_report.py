@@ -5,9 +5,12 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
+from chromium import Chromium, find_browser
 from conftest import CPU
 
 from stn_train.config import Config
@@ -16,13 +19,14 @@ from stn_train.errors import CheckpointError, DataError
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.result import Result
 from stn_train.table.paper import TABLES
-from stn_train.table.report import command_of, report
+from stn_train.table.report import command_of, live_page, material, report
 from stn_train.trainer import train
 from stn_train.visualiser import animation
 
 MNIST = TABLES["mnist"]
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
+LIVE = "a table #1-live.html"
+"""The name of the live page: one that an address has to quote."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +45,17 @@ def runs(tiny, splits, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(runs):
+def live(runs):
+    """The live page of the small table."""
+    return live_page(material(runs, MNIST).runs, MNIST, LIVE)
+
+
+@pytest.fixture(scope="module")
+def page(runs, live):
     """The report of the small table, with short animations."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(animation, "SWEEP_FRAMES", 3)
-        return report(runs, MNIST)
+        return report(material(runs, MNIST), MNIST, live)
 
 
 class Tags(HTMLParser):
@@ -99,14 +109,15 @@ def test_page_names_the_runs_that_are_in_no_cell(tags):
 
 def test_folder_without_a_run_of_the_table_is_told(runs):
     with pytest.raises(CheckpointError, match="ST-FCN Aff on none"):
-        report(runs / "undistorted", MNIST)
+        material(runs / "undistorted", MNIST)
 
 
 def test_page_asks_for_nothing_from_elsewhere(page, tags):
     assert not any(tag in ("script", "link", "iframe") for tag, _ in tags.tags)
     for _, attributes in tags.tags:
         assert attributes.get("src", "data:").startswith("data:")
-        assert "href" not in attributes
+    links = [attributes["href"] for _, attributes in tags.tags if "href" in attributes]
+    assert [unquote(link) for link in links] == [LIVE]
     assert "@import" not in page
     assert "url(" not in page
     assert "default-src 'none'" in page
@@ -142,6 +153,9 @@ def test_command_writes_the_page(runs, command, tmp_path, monkeypatch):
     result = command("stn-table", "report", runs, "--out", tmp_path / "made" / "report.html")
     assert result.exit_code == 0
     assert f"report      {tmp_path / 'made' / 'report.html'}, " in result.stdout
+    assert f"live page   {tmp_path / 'made' / 'report-live.html'}, " in result.stdout
+    assert 'href="report-live.html"' in (tmp_path / "made" / "report.html").read_text()
+    assert (tmp_path / "made" / "report-live.html").stat().st_size > 1_000_000
     assert "not in this table: ST-FCN Aff on none (seed 1)" in result.stdout
     assert command("stn-table", "report", tmp_path, "--out", tmp_path / "r.html").exit_code == 4
 
@@ -152,7 +166,7 @@ def test_text_of_a_strangers_result_is_text(finished, tmp_path, monkeypatch):
     result["environment"]["hardware"] = result["test_sha256"] = "<meta http-equiv=refresh>"
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
-    page = report(tmp_path, MNIST)
+    page = report(material(tmp_path, MNIST), MNIST)
     assert "<meta http-equiv=refresh>" not in page
     assert page.count("&lt;meta http-equiv=refresh&gt;") >= 2
 
@@ -162,10 +176,66 @@ def test_page_without_images_has_the_rest(runs, monkeypatch):
         raise DataError("the images are gone\nmore")
 
     monkeypatch.setattr("stn_train.data.sources.load_splits", missing)
-    page = report(runs, MNIST)
+    page = report(material(runs, MNIST), MNIST)
     assert "No pictures: the images are gone</p>" in page
     assert "data:image/svg" in page
     assert "data:image/png" not in page
+
+
+# The live page.
+
+
+def test_live_page_is_that_of_the_best_run(runs, live, page):
+    best = min(
+        (result for result in results_in_table(runs) if result.cell.transform == "Aff"),
+        key=lambda result: result.test_percent,
+    )
+    error = f"{best.test_percent:.2f} % test error"
+    assert live.about == f"ST-FCN Aff on R, seed {best.seed}: {error}"
+    assert f"ST-FCN Aff on R, seed {best.seed}, {error}" in live.html
+    assert live.told == ""
+    assert live.about in page
+
+
+def test_without_the_packages_the_live_page_is_of_a_model_that_ships(runs, monkeypatch):
+    monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = material(runs, MNIST)
+    live = live_page(found.runs, MNIST, LIVE)
+    assert live.about.endswith(" % test error, a model that ships with the program")
+    assert "the live page of a run needs the package onnx: pip install onnx" in live.told
+    page = report(found, MNIST, live)
+    assert f"No live page of these runs: {live.told}" in page
+    assert live.about in page
+
+
+def test_table_of_another_task_has_no_live_page(runs, page, monkeypatch):
+    monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
+    addition = TABLES["addition"]
+    live = live_page([], addition, LIVE)
+    assert (live.html, live.told) == ("", "")
+    assert "Try one live" in page
+    assert "Try one live" not in report(material(runs, MNIST), MNIST, live)
+
+
+def test_report_of_the_results_that_ship(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # it needs none
+    out = tmp_path / "report.html"
+    result = command("stn-table", "report", "--out", out)
+    assert (result.exit_code, result.stderr) == (0, "")
+    page, found = out.read_text(), material(None, MNIST)
+    assert {run.cell for run in found.results} >= {run.result.cell for run in found.runs}
+    assert page.count("stn-train --config") == len(found.results) >= 96
+    for run in found.runs:
+        assert run.caption in page  # its picture
+    assert "ST-CNN Aff on RTS, seed 4" in (tmp_path / "report-live.html").read_text()
+
+
+def test_results_that_nobody_measured_are_told(command, tmp_path):
+    result = command("stn-table", "report", "--table", "birds", "--out", tmp_path / "report.html")
+    assert result.exit_code == 4
+    assert "stn-table run --table birds trains some" in result.stderr
 
 
 # In a browser.
@@ -186,9 +256,9 @@ document.title = JSON.stringify({
 @pytest.fixture(scope="module")
 def browse(page, tmp_path_factory):
     """Open the page, with a script that measures it, in a real browser."""
-    browser = next((found for found in map(shutil.which, BROWSERS) if found), None)
+    browser = find_browser()
     if browser is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+        pytest.skip("no browser that can be driven is on the PATH")
     folder = tmp_path_factory.mktemp("browser")
     measured = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     (folder / "page.html").write_text(measured.replace("</body>", MEASURE))
@@ -226,3 +296,20 @@ def test_browser_finds_nothing_to_complain_of_and_prints(browse, tmp_path):
     assert "CONSOLE" not in done.stderr
     assert pdf.read_bytes().startswith(b"%PDF")
     assert pdf.stat().st_size > 20_000
+
+
+def test_link_leads_to_a_live_page_that_computes(page, live, tmp_path):
+    program = find_browser()
+    if program is None:
+        pytest.skip("no browser that can be driven is on the PATH")
+    (tmp_path / "report.html").write_text(page)
+    (tmp_path / LIVE).write_text(live.html)
+    browser = Chromium(program, tmp_path / "profile")
+    try:
+        browser.call("Page.navigate", url=(tmp_path / "report.html").as_uri())
+        browser.wait("document.querySelector('p.live a')")
+        browser.evaluate("document.querySelector('p.live a').click()")
+        browser.wait("globalThis.demo && demo.outputs && !demo.computing")
+        assert browser.complaints() == []
+    finally:
+        browser.close()
