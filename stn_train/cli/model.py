@@ -78,6 +78,10 @@ def run_eval(
     data_dir: DataDirOption = None,
 ) -> None:
     """Measure the test error of a trained model."""
+    for flag, given in (("--draws", draws is not None), ("--poses", poses > 1)):
+        if images is not None and given:
+            raise ConfigError([f"{flag} goes with the test images, not with --images"])
+
     from stn_train.evaluator import evaluate
     from stn_train.runs.directory import load_run
     from stn_train.runs.files import pretty_json
@@ -87,9 +91,6 @@ def run_eval(
     keep_freed_memory()
     trained = load_run(path)
     if images is not None:
-        for flag, given in (("--draws", draws is not None), ("--poses", poses > 1)):
-            if given:
-                raise ConfigError([f"{flag} goes with the test images, not with --images"])
         shown_as = distortion_named(trained, distortion or "none")
         pictures = report_pictures(trained, images, shown_as, choose_device(device))
         if as_json:
@@ -192,8 +193,6 @@ def run_visualize(
     data_dir: DataDirOption = None,
 ) -> None:
     """Draw what a trained model does to its images, or how its training went."""
-    from stn_train.visualiser.style import save
-
     drawn = picture or Picture.grid
     if images and (animate or picture):
         raise ConfigError(["--image goes with neither --picture nor --animate"])
@@ -210,6 +209,9 @@ def run_visualize(
         raise ConfigError(["several runs go with --picture curves"])
     if out is not None:
         checked_path(out, "--out", (".gif",) if animate else PICTURE_FORMS)
+
+    from stn_train.visualiser.style import save  # heavy: what cannot be is told before
+
     if animate:
         typer.echo(f"animation   {draw_animation(paths[0], animate, out, data_dir)}")
         return

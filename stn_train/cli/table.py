@@ -270,8 +270,8 @@ def write_report(
     write_page("report", out, page)
     if live.html:
         write_page("live page", beside, live.html)
-    if live.told:
-        typer.echo(f"no live page of these runs: {live.told}", err=True)
+    if live.shortcoming:
+        typer.echo(live.shortcoming, err=True)
     if found.outside:
         typer.echo(found.outside)
 

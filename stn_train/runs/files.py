@@ -24,15 +24,16 @@ LOCK_NAME = ".lock"
 def absent(path: Path) -> str:
     """That a path does not exist, with what was probably meant.
 
-    That is something of its name one folder further down, or of a similar name beside it.
+    That is something of its name one folder further down, or of a similar name and the same suffix
+    beside it.
     """
     from stn_train.config_errors import nearest  # the command line imports this module at once
 
     below = sorted(path.parent.glob(f"*/{glob.escape(path.name)}*"))
     if below:
         return f"{path} does not exist (did you mean {below[0]}?)"
-    beside = [each.name for each in path.parent.glob("*") if not each.name.startswith(".")]
-    return f"{path} does not exist{nearest(path.name, sorted(beside))}"
+    beside = sorted(each.name for each in path.parent.glob("*") if each.suffix == path.suffix)
+    return f"{path} does not exist{nearest(path.name, beside)}"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def write_hub(run: Run, folder: Path) -> None:
     Raises CheckpointError if the run has not finished: then nothing is known of its error.
     """
     if not run.directory.result.exists():
-        told = "has no result.json: finish the run first, or nobody knows its error"
+        told = "has no result.json, so its error is not known; stn-train --resume finishes a run"
         raise CheckpointError(f"{run.directory.path} {told}")
     result = Result.read(run.directory.result)
     folder.mkdir(parents=True, exist_ok=True)

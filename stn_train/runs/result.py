@@ -178,9 +178,7 @@ def finished_runs(folder: Path) -> list[RunDirectory]:
     own = folder / "result.json"
     paths = [own] if own.exists() else sorted(folder.glob("*/result.json"))
     if not paths:
-        raise CheckpointError(
-            f"{folder} holds no finished run: no result.json, or in no folder of it"
-        )
+        raise CheckpointError(f"{folder} holds no finished run: such a run has a result.json")
     return [RunDirectory(path.parent) for path in paths]
 
 

@@ -4,8 +4,8 @@
 and name it in TABLES.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -115,6 +115,19 @@ class PaperTable:
     def config_name(self, cell: Cell) -> str:
         """The name of a cell's config: the same for every subject."""
         return self.file_name(cell._replace(subject=""))
+
+    def part(self, cells: Collection[Cell]) -> "PaperTable":
+        """The table without the rows and columns that have none of these cells."""
+        columns = tuple(
+            column for column in self.columns if any(cell.distortion == column for cell in cells)
+        )
+        rows = {
+            model: tuple(self.values[Cell(column, *model)] for column in columns)
+            for model in self.rows
+            if any(Cell(column, *model) in cells for column in columns)
+        }
+        in_text = {column: where for column, where in self.in_text.items() if column in columns}
+        return replace(self, columns=columns, rows=rows, in_text=in_text)
 
     def published(self, cell: Cell) -> float | None:
         """The published value of a cell, whatever ours was measured on: see `published_for`."""

@@ -83,6 +83,14 @@ class Live(NamedTuple):
     """Why it is not that of one of the runs."""
 
     @property
+    def shortcoming(self) -> str:
+        """What is told, as a sentence; empty if nothing is."""
+        short = (
+            "The live page is not of one of these runs" if self.html else "There is no live page"
+        )
+        return f"{short}, since {self.told}" if self.told else ""
+
+    @property
     def address(self) -> str:
         """Of the file, as seen from the report."""
         return quote(self.name)
@@ -138,7 +146,8 @@ def report(
     results, runs = found.results, found.runs
     rows = table_rows(results, table)
     pictures, no_pictures = shown_pictures(runs, table, data_dir)
-    errors = error_table(rows, table, "")
+    shown = table.part({row.cell for row in rows})
+    errors = error_table(rows, shown, "")
     environment = Environment(
         loader=PackageLoader("stn_train.table", ""),
         autoescape=True,
@@ -148,12 +157,12 @@ def report(
     )
     environment.filters["verdict"] = lambda row: verdict(row, table)
     return environment.get_template("report.html").render(
-        table=table,
+        table=shown,
         runs=len(results),
         circumstances=circumstances(results),
         outside=found.outside,
         live=live,
-        models=by_model(rows, table),
+        models=by_model(rows, shown),
         chart=chart(
             errors, f"{table.measure.name.capitalize()}s with their deviation, beside the paper's"
         ),

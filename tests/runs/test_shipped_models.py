@@ -125,6 +125,7 @@ def test_what_was_meant_is_told(command, nowhere):
 
 
 def test_a_run_that_is_to_be_resumed_is_no_model_that_ships(command, nowhere):
+    Path("nothing-grid.png").touch()  # what another command may have left here
     result = command("stn-train", "--resume", "nothing")
     assert (result.exit_code, result.stderr) == (4, "error: nothing does not exist\n")
 

@@ -116,3 +116,12 @@ def test_title_of_an_experiment_says_what_is_not_the_papers():
     assert Experiment("classification", "mnist", cell).title == "CNN on R"
     assert Experiment("classification", "emnist", cell).title == "CNN on R, emnist"
     assert Experiment("addition", "mnist", cell).title == "CNN on R, addition"
+
+
+def test_part_of_a_table_has_the_rows_and_columns_of_some_cells():
+    cells = {Cell("RTS", "FCN", "none"), Cell("TC", "CNN", "Aff")}
+    part = TABLES["mnist"].part(cells)
+    assert part.columns == ("RTS", "TC")
+    assert part.rows == {("FCN", "none"): (5.2, 13.2), ("CNN", "Aff"): (0.5, 1.7)}
+    assert "TC: " in part.source
+    assert TABLES["mnist"].part(TABLES["mnist"].values) == TABLES["mnist"]

@@ -18,6 +18,7 @@ from stn_train.config_file import load_config
 from stn_train.errors import CheckpointError, DataError
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.result import Result
+from stn_train.table import report as table_report
 from stn_train.table.paper import TABLES
 from stn_train.table.report import command_of, live_page, material, report
 from stn_train.trainer import train
@@ -89,11 +90,15 @@ def results_in_table(runs):
     return [Result.read(path) for path in sorted(runs.glob("r_*/result.json"))]
 
 
-def test_page_has_table_curves_pictures_environment_and_commands(runs, tags):
+def test_page_has_table_curves_pictures_environment_and_commands(runs, tags, live):
     results = results_in_table(runs)
     seeds = [result.test_percent for result in results if result.cell.transform == "Aff"]
     assert f"{sum(seeds) / 2:.2f} ±" in tags.text
     assert "paper 1.2" in tags.text
+    assert "Table 1" in tags.text
+    assert "ST-CNN" not in tags.text  # no empty rows, and no empty columns
+    assert "section 4.1" not in tags.text
+    assert tags.text.count("RTS") == live.about.count("RTS")
     assert results[0].environment["torch"] in tags.text
     assert results[0].test_sha256 in tags.text
     pictures = [attributes["src"][:20] for tag, attributes in tags.tags if tag == "img"]
@@ -205,7 +210,7 @@ def test_without_the_packages_the_live_page_is_of_a_model_that_ships(runs, monke
     assert live.about.endswith(" % test error, a model that ships with the program")
     assert "the live page of a run needs the package onnx: pip install onnx" in live.told
     page = report(found, MNIST, live)
-    assert f"No live page of these runs: {live.told}" in page
+    assert f"The live page is not of one of these runs, since {live.told}</p>" in page
     assert live.about in page
 
 
@@ -213,9 +218,21 @@ def test_table_of_another_task_has_no_live_page(runs, page, monkeypatch):
     monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
     addition = TABLES["addition"]
     live = live_page([], addition, LIVE)
-    assert (live.html, live.told) == ("", "")
+    assert (live.html, live.shortcoming) == ("", "")
     assert "Try one live" in page
     assert "Try one live" not in report(material(runs, MNIST), MNIST, live)
+
+
+def test_no_live_page_at_all_is_told(runs, monkeypatch):
+    monkeypatch.setattr(animation, "SWEEP_FRAMES", 2)
+    monkeypatch.setattr(table_report, "shipped_runs", lambda _: [])
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    found = material(runs, MNIST)
+    live = live_page(found.runs, MNIST, LIVE)
+    assert live.html == ""
+    page = report(found, MNIST, live)
+    assert "There is no live page, since the live page of a run needs the package onnx" in page
+    assert "href" not in page
 
 
 def test_report_of_the_results_that_ship(command, tmp_path, monkeypatch):
@@ -308,8 +325,9 @@ def test_link_leads_to_a_live_page_that_computes(page, live, tmp_path):
     try:
         browser.call("Page.navigate", url=(tmp_path / "report.html").as_uri())
         browser.wait("document.querySelector('p.live a')")
-        browser.evaluate("document.querySelector('p.live a').click()")
-        browser.wait("globalThis.demo && demo.outputs && !demo.computing")
+        address = browser.evaluate("document.querySelector('p.live a').href")
+        assert address == (tmp_path / LIVE).as_uri()
+        browser.open(tmp_path / LIVE)
         assert browser.complaints() == []
     finally:
         browser.close()
