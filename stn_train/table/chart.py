@@ -19,7 +19,8 @@ def error_table(rows: Sequence[Row], table: PaperTable, circumstances: str) -> F
     circumstances: the line below it.
     """
     models = [*by_model(rows, table)]
-    figure = Figure(figsize=(max(12, 3 * len(table.columns)), 4.4), dpi=130, layout="constrained")
+    size = max(12, 3 * len(table.columns)), max(2.0, 1.2 + 0.4 * len(models))
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
     panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
     for axis, column in zip(panels, table.columns, strict=True):
         widest = []
