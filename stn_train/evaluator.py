@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from stn_train.data.images import Images
 from stn_train.geometry.matrices import small_similarities
 from stn_train.models.network import Network
-from stn_train.tasks import Measure, Task
+from stn_train.tasks.base import Measure, Task
 from stn_train.tasks.examples import FIXED_SEED, Examples
 
 
@@ -67,6 +67,9 @@ class Evaluation:
             "mistaken_on_draws": [*self.mistakes.values()],
         }
 
+
+Z_95 = 1.959964
+"""The normal distribution's quantile of 97.5 %: 95 % lie between minus this and this."""
 
 POSE_SPREAD = 0.05
 """Of the poses that `evaluate` averages over: 2.9 degrees, 5 % of the size, 0.7 of 28 pixels."""
@@ -157,7 +160,7 @@ def percent(scores: Tensor) -> float:
 
 def wilson_interval(wrong: float, count: int) -> tuple[float, float]:
     """95 % interval of a rate, in %, from a count of independent events (Wilson 1927)."""
-    z = 1.959964
+    z = Z_95
     share = wrong / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
@@ -169,5 +172,5 @@ def mean_interval(rates: Tensor) -> tuple[float, float]:
     mean = float(rates.mean())
     if rates.min() == rates.max() and mean in (0, 1):  # no spread to judge by
         return wilson_interval(round(mean) * len(rates), len(rates))
-    half = 1.959964 * float(rates.std(correction=0)) / math.sqrt(len(rates))
+    half = Z_95 * float(rates.std(correction=0)) / math.sqrt(len(rates))
     return 100 * max(0.0, mean - half), 100 * min(1.0, mean + half)

@@ -20,7 +20,8 @@ from stn_train.evaluator import (
     wilson_interval,
 )
 from stn_train.geometry.matrices import small_similarities
-from stn_train.tasks import Classification, Measure
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import MOST_AT_ONCE, Examples
 
 NONE = Classification().with_distortion(DISTORTIONS["none"]())

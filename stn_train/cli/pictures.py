@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from stn_train.data.distortions import Distortion
+    from stn_train.data.distortion import Distortion
     from stn_train.runs.directory import Run
     from stn_train.tasks.examples import Examples
 

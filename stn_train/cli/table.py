@@ -18,7 +18,7 @@ from stn_train.cli.options import (
     guarded,
 )
 from stn_train.errors import ConfigError, StnError
-from stn_train.runs.files import pretty_json, write_atomically
+from stn_train.runs.files import pretty_json, write_bytes
 
 if TYPE_CHECKING:
     from stn_train.runs.result import Result
@@ -256,7 +256,7 @@ def write_report(
     table = table_named(table_name)
     page = report(runs, table, data_dir).encode()
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda stream: stream.write(page))
+    write_bytes(out, page)
     typer.echo(f"report      {out}, {len(page) / 1e6:.1f} MB")
     name_outside(results_of(runs, table), table, err=False)
 

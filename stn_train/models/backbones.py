@@ -136,14 +136,7 @@ class StagedBackbone(Backbone):
         house numbers (section 4.2).
         """
         width = self.stage_localisation_hidden
-        layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(pixels_of(shape), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
-        return layers, width
+        return nn.Sequential(nn.Flatten(), *hidden_layers(pixels_of(shape), width, 2)), width
 
 
 class FullyConnected(Backbone):
@@ -162,10 +155,7 @@ class FullyConnected(Backbone):
     def classifier(self, shape: Shape, outputs: int) -> nn.Module:
         return nn.Sequential(
             nn.Flatten(),
-            nn.Linear(pixels_of(shape), self.hidden),
-            nn.ReLU(),
-            nn.Linear(self.hidden, self.hidden),
-            nn.ReLU(),
+            *hidden_layers(pixels_of(shape), self.hidden, 2),
             nn.Dropout(self.dropout),
             OutputLayer(self.hidden, outputs),
         )
@@ -173,16 +163,7 @@ class FullyConnected(Backbone):
     @override
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
         width = self.localisation_hidden
-        layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(pixels_of(shape), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
-        return layers, width
+        return nn.Sequential(nn.Flatten(), *hidden_layers(pixels_of(shape), width, 3)), width
 
 
 class Convolutional(StagedBackbone):
@@ -284,10 +265,7 @@ class Strided(Convolutional):
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(width * positions, features),
-            nn.ReLU(),
-            nn.Linear(features, features),
-            nn.ReLU(),
+            *hidden_layers(width * positions, features, 2),
         )
         return layers, features
 
@@ -394,6 +372,15 @@ class Inception(Backbone):
     def load_pretrained(self, network: nn.Module) -> None:
         if self.pretrained:
             inception.load_pretrained(network)
+
+
+def hidden_layers(inputs: int, units: int, count: int) -> list[nn.Module]:
+    """So many fully connected layers of the same width in a row, each with its ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        inputs = units
+    return layers
 
 
 def pixels_of(shape: Shape) -> int:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_train.geometry.grids import TransformGrid
 from stn_train.geometry.matrices import affine_map, small_similarities
 from stn_train.geometry.plane import KERNELS, Kernel, pixel_centres, sample
-from stn_train.geometry.transforms import TransformGrid
 
 
 class Warp(NamedTuple):

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from stn_train.data.distortions import Warping
+from stn_train.data.distortion import Warping
 from stn_train.errors import CheckpointError, DataError
+from stn_train.html import template
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result, finished_runs
 from stn_train.table.chart import error_table
@@ -77,15 +77,8 @@ def report(folder: Path, table: PaperTable, data_dir: Path | None = None) -> str
     rows = table_rows(results, table)
     pictures, no_pictures = shown_pictures(runs, table, data_dir)
     errors = error_table(rows, table, "")
-    environment = Environment(
-        loader=PackageLoader("stn_train.table", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["verdict"] = lambda row: verdict(row, table)
-    return environment.get_template("report.html").render(
+    page = template("table", "report.html", verdict=lambda row: verdict(row, table))
+    return page.render(
         table=table,
         runs=len(results),
         circumstances=circumstances(results),

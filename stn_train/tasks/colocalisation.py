@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from typing_extensions import override
 
-from stn_train.data.distortions import DISTORTIONS, Distortion, Placing
+from stn_train.data.distortion import Distortion, Placing
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.draws import Draws, stream_generator
 from stn_train.data.images import ImageFormat, Images, Shape
 from stn_train.data.sources import Splits

@@ -56,7 +56,7 @@ class Examples:
     @classmethod
     def drawn(cls, task: Task, images: Images, purpose: str, number: int) -> "Examples":
         """Images with the ``number``-th of the fixed draws for a purpose."""
-        task = task.with_distortion(task.distortion.for_measuring())
+        task = task.with_distortion(task.distortion.for_evaluation())
         draws = task.draw(images, stream_generator(FIXED_SEED, purpose, number))
         return cls(task, images, on_device(draws, images))
 

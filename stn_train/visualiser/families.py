@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from stn_train.data.distortions import Warping, distort
+from stn_train.data.distortion import Warping, distort
+from stn_train.geometry.grids import TransformGrid
 from stn_train.geometry.plane import pixel_centres, sample
-from stn_train.geometry.transforms import Transform, TransformGrid
+from stn_train.geometry.transforms import Transform
 from stn_train.visualiser.pages import draw_grid
 from stn_train.visualiser.style import GREY, GRID_COLOURS, make_room, show
 

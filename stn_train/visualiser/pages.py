@@ -6,7 +6,7 @@ Every function returns a matplotlib Figure that nothing else refers to; `style.s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -197,23 +197,30 @@ def draw_example(place: Any, inspected: Inspected, number: int, width: float) ->
 
     width: of the place, in inches.
     """
-    images = [inspected.inputs, *inspected.outputs.values()]
-    panels = place.subplots(1, len(images), squeeze=False)[0]
+    panels = place.subplots(1, 1 + len(inspected.outputs), squeeze=False)[0]
     place.subplots_adjust(left=0.04, right=0.96, bottom=0.02, top=0.84, wspace=0.06)
+    draw_warps(panels, inspected, number)
+    if inspected.answers:
+        answer = inspected.answers[number]
+        text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"
+        place.suptitle(text, fontsize=fitting_size(text, width, 9), y=0.97, color=answer.colour)
+
+
+def draw_warps(panels: Sequence[Axes], inspected: Inspected, number: int) -> None:
+    """An input with the grids that it is read at, then what each transformer made of it.
+
+    Of several transformers in front, each output has a frame in the colour of its grid.
+    """
+    images = [inspected.inputs, *inspected.outputs.values()]
     for axis, image in zip(panels, images, strict=True):
         show(axis, image[number])
     make_room(panels[0], inspected.inputs)
     colours = grid_colours(inspected)
     for name, grid in inspected.grids.items():
         draw_grid(panels[0], grid[number], colours[name])
-    if len(inspected.grids) > 1:
-        for axis, name in zip(panels[1:], inspected.outputs, strict=True):
-            if name in colours:
-                outline(axis, colours[name])
-    if inspected.answers:
-        answer = inspected.answers[number]
-        text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"
-        place.suptitle(text, fontsize=fitting_size(text, width, 9), y=0.97, color=answer.colour)
+    for axis, name in zip(panels[1:], inspected.outputs, strict=True):
+        if len(colours) > 1 and name in colours:
+            outline(axis, colours[name])
 
 
 def grid_colours(inspected: Inspected) -> dict[str, str]:

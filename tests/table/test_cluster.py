@@ -23,7 +23,7 @@ from stn_train.table.board import Board
 from stn_train.table.engines import Outcome, Progressed, Warned, Work, engine_for
 from stn_train.table.paper import TABLES
 from stn_train.table.plan import Job, cells_like, jobs_for
-from stn_train.trainer import train
+from stn_train.trainer.loop import train
 
 pytestmark = [
     pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed"),

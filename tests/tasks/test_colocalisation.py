@@ -6,20 +6,21 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.config_file import load_config
-from stn_train.data.distortions import Clutter, Translation
+from stn_train.data.clutter import Clutter
+from stn_train.data.distortions import Translation
 from stn_train.data.images import ImageFormat
 from stn_train.errors import ConfigError
-from stn_train.geometry.transforms import AttentionGrid
+from stn_train.geometry.grids import AttentionGrid
 from stn_train.models.network import Locator, parameter_count
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result
 from stn_train.table.paper import TABLES, published_for
 from stn_train.table.plan import cells_like, jobs_for
 from stn_train.table.rows import comma_separated, table_rows
-from stn_train.tasks import Colocalisation
-from stn_train.tasks.colocalisation import maps_of, overlap, triplet_loss
+from stn_train.tasks.colocalisation import Colocalisation, maps_of, overlap, triplet_loss
 from stn_train.tasks.encoder import Encoder, frozen_encoder
 from stn_train.tasks.examples import Examples, draw_pass
 from stn_train.trainer.loop import train
