@@ -29,7 +29,11 @@ from stn_train.models.spatial_transformer import (
     SpatialTransformer,
     tile_centres,
 )
-from stn_train.models.transformer_settings import TransformerSettings
+from stn_train.models.transformer_settings import (
+    Sizes,
+    TransformerSettings,
+    sizes_behind_stage,
+)
 
 
 class ResolvedPlacement(NamedTuple):
@@ -50,7 +54,7 @@ class ResolvedPlacement(NamedTuple):
     sampling: Kernel
     shared_localisation: bool
     tiled: bool
-    jitter: float = 0.0
+    jitter: float
 
     @property
     def output_shape(self) -> Shape:
@@ -121,14 +125,17 @@ def resolve_placements(
     for place, own in placements.items():
         refuse_tiles_of_any_size(place, own, transform)
     if FRONT in placements:
-        found[FRONT] = in_front(backbone, transform, settings, shape, image_px, placements[FRONT])
+        own, volumes = placements[FRONT], len(shape) == 4
+        sizes = settings.sizes(min(shape[1:]), image_px, backbone, own, volumes)
+        found[FRONT] = resolve(FRONT, own, transform, settings, shape, sizes)
         shape = found[FRONT].output_shape
     shape = projected(shape)
     for number, stage in enumerate(stages, start=1):
         shape, place = stage.output(shape), after(number)
         if place in placements:
             own, least_px = placements[place], least_input(stages[number:])
-            found[place] = behind(place, transform, settings, shape, own, least_px)
+            sizes = sizes_behind_stage(place, own, shape, least_px)
+            found[place] = resolve(place, own, transform, settings, shape, sizes)
             shape = found[place].output_shape
     return found
 
@@ -143,19 +150,18 @@ def refuse_tiles_of_any_size(place: str, own: Placement, transform: Transform) -
         )
 
 
-def in_front(
-    backbone: Backbone,
+def resolve(
+    place: str,
+    own: Placement,
     transform: Transform,
     settings: TransformerSettings,
     shape: Shape,
-    image_px: int,
-    own: Placement,
+    sizes: Sizes,
 ) -> ResolvedPlacement:
-    """The spatial transformers in front; raises ValueError as `TransformerSettings.sizes` does."""
-    volumes = len(shape) == 4
-    sizes = settings.sizes(min(shape[1:]), image_px, backbone, own, volumes)
+    """A placement on maps of a shape; where it does not say, it follows the config."""
+    jitters = place == FRONT and len(sizes.output) == 2
     return ResolvedPlacement(
-        place=FRONT,
+        place=place,
         parallel=own.count,
         transform=own.transform or transform,
         iterations=own.st_iterations or settings.st_iterations,
@@ -166,47 +172,7 @@ def in_front(
         sampling=settings.sampling,
         shared_localisation=own.shared_localisation,
         tiled=own.tiled,
-        jitter=0.0 if volumes else settings.st_jitter,
-    )
-
-
-def behind(
-    place: str,
-    transform: Transform,
-    settings: TransformerSettings,
-    shape: Shape,
-    own: Placement,
-    least_px: int,
-) -> ResolvedPlacement:
-    """The spatial transformers behind a stage whose maps have a shape.
-
-    least_px: the smallest side that the layers behind them need. Raises ValueError, naming the key,
-    if they would see less, or the localisation network nothing.
-    """
-    _, height, width = shape
-    pool, side, localisation_pool = own.st_pool or 1, own.st_output_px, own.localisation_pool or 1
-    if side and (side % pool or side // pool < least_px):
-        raise ValueError(
-            f"transformers.{place}.st_output_px is {side}; with the pooling by {pool} it must be a "
-            f"multiple of {pool}, at least {least_px * pool}"
-        )
-    if min(height, width) < localisation_pool:
-        raise ValueError(
-            f"transformers.{place}.localisation_pool is {localisation_pool}; the maps there have "
-            f"only {height} x {width} px"
-        )
-    return ResolvedPlacement(
-        place=place,
-        parallel=own.count,
-        transform=own.transform or transform,
-        iterations=own.st_iterations or settings.st_iterations,
-        input_shape=shape,
-        output_size=(side, side) if side else (pool * height, pool * width),
-        pool=pool,
-        localisation_pool=localisation_pool,
-        sampling=settings.sampling,
-        shared_localisation=own.shared_localisation,
-        tiled=own.tiled,
+        jitter=settings.st_jitter if jitters else 0.0,
     )
 
 

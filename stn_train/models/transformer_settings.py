@@ -1,10 +1,14 @@
-"""Settings of the spatial transformers in front, and the sizes in pixels that follow from them."""
+"""Settings of spatial transformers, and the sizes in pixels that follow from them.
+
+Legend: C channels, D depth, H height, W width.
+"""
 
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from stn_train.data.images import Shape
 from stn_train.models.backbones import Backbone
 from stn_train.models.placements import FRONT, Placement
 from stn_train.settings import Settings
@@ -35,7 +39,6 @@ class TransformerSettings(Settings):
     bicubic, which keeps edges sharper and costs more. The paper's integer kernel (equation 4) has
     no gradient by the transform: nothing would be learnt, so it is refused here; SpatialTransformer
     takes it."""
-
     st_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """In training, each image reaches the classifier in a pose a little off what the transformer
     chose: turned, scaled and shifted by normal deviates of this size (radians, logarithm of the
@@ -58,8 +61,8 @@ class TransformerSettings(Settings):
         input_px: int,
         image_px: int,
         backbone: Backbone,
-        own: Placement | None = None,
-        volumes: bool = False,
+        own: Placement,
+        volumes: bool,
     ) -> "Sizes":
         """The sizes in pixels for inputs of a side, with images of another side in them.
 
@@ -77,7 +80,6 @@ class TransformerSettings(Settings):
                 "model.sampling is bicubic, which reads images alone; for volumes it must be "
                 "bilinear (there trilinear)"
             )
-        own = own or Placement()
         enlarged = input_px > image_px and not volumes
         pool = own.st_pool or self.st_pool or (2 if enlarged else 1)
         output_px = own.st_output_px or self.st_output_px or pool * min(image_px, input_px)
@@ -114,3 +116,25 @@ class Sizes(NamedTuple):
     output: tuple[int, ...]
     """(H, W) of what the transformer samples, or (D, H, W)."""
     localisation_pool: int
+
+
+def sizes_behind_stage(place: str, own: Placement, shape: Shape, least_px: int) -> Sizes:
+    """The sizes for transformers behind a stage whose maps have a shape (C, H, W).
+
+    least_px: the smallest side that the layers behind them need. Raises ValueError, naming the key,
+    if they would see less, or the localisation network nothing.
+    """
+    _, height, width = shape
+    pool, side, localisation_pool = own.st_pool or 1, own.st_output_px, own.localisation_pool or 1
+    if side and (side % pool or side // pool < least_px):
+        raise ValueError(
+            f"transformers.{place}.st_output_px is {side}; with the pooling by {pool} it must be a "
+            f"multiple of {pool}, at least {least_px * pool}"
+        )
+    if min(height, width) < localisation_pool:
+        raise ValueError(
+            f"transformers.{place}.localisation_pool is {localisation_pool}; the maps there have "
+            f"only {height} x {width} px"
+        )
+    output = (side, side) if side else (pool * height, pool * width)
+    return Sizes(pool, output, localisation_pool)
