@@ -110,7 +110,7 @@ def resolve_placements(
     settings: TransformerSettings,
     shape: Shape,
     image_px: int,
-    placements: Placements = ONE_IN_FRONT,
+    placements: Placements,
 ) -> dict[str, ResolvedPlacement]:
     """The spatial transformers of a network by place, in order.
 

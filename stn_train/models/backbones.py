@@ -86,17 +86,17 @@ class Stage(NamedTuple):
         return [kind(channels, self.filters, self.kernel), *dropout, pooling, nn.ReLU()]
 
     def output(self, shape: Shape) -> Shape:
-        """The shape of the maps that it makes of maps of a shape."""
+        """The shape of the output, for an input of this shape."""
         height, width = ((side - self.kernel + 1 + self.rounds_up) // 2 for side in shape[1:])
         return self.filters, height, width
 
     def least_input(self, output: int) -> int:
-        """The smallest side of a map of which an output of a side is left."""
+        """The smallest side of an input that leaves an output of this side."""
         return 2 * output - self.rounds_up + self.kernel - 1
 
 
 def least_input(stages: Sequence[Stage]) -> int:
-    """The smallest side of a map of which stages in a row leave a pixel."""
+    """The smallest side of an input of which stages, one after another, leave a pixel."""
     side = 1
     for stage in reversed(stages):
         side = stage.least_input(side)

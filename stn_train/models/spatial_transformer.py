@@ -104,8 +104,8 @@ class SpatialTransformer(nn.Module):
     ) -> Tensor:
         """The warped maps: (B, C, H, W) -> (B, C, H', W').
 
-        small: the maps as `pooled` makes them, features: what the localisation network makes of
-        those, where somebody has them already.
+        small: the maps as `pooled` returns them, features: what the localisation network makes of
+        those. They are computed here unless the caller has them already.
         """
         return self.warp(maps, small, features).output
 

@@ -96,7 +96,7 @@ def hardware(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def examine(device: str, data_dir: Path | None = None) -> dict[str, Any]:
+def examine(device: str, data_dir: Path | None) -> dict[str, Any]:
     """What this machine has, for ``stn-train --doctor``: text, numbers, or lists of text.
 
     device: as on the command line; if it is unavailable, that is said and the CPU described.

@@ -23,9 +23,9 @@ WATCHED = 256
 """Images on which the spatial transformers are watched during training."""
 
 MOST_AT_ONCE, MOST_VALUES_AT_ONCE = 500, 1 << 24
-"""Of the inputs that are made at once, as many as stay in the processor's cache or, where they are
-large, in memory: 27 of 3 x 448 x 448. Constants, since the last bit of a network's output can
-depend on it and the number reported must not."""
+"""At most so many inputs, with so many values, are made at once: they stay in the processor's cache
+or, where they are large, in memory (27 of 3 x 448 x 448). Constants, since the last bit of a
+network's output can depend on them and the number reported must not."""
 
 
 @dataclass(frozen=True)
