@@ -1,9 +1,10 @@
 """How well a network does on fixed draws of the test images, with its uncertainty.
 
-Legend: N images, D draws, K classes.
+Legend: N images, B batch, D draws, K classes.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,22 +116,31 @@ def confusion_of(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, examples: Examples) -> Tensor:
-    """A network's outputs (N, ...) for examples, on their device."""
-    network.eval()
-    return torch.cat([network(examples.batch(part).inputs) for part in examples.parts()])
+def predict(network: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+    """A network's outputs (N, ...) for examples, and what is right (N, ...), on their device."""
+    outputs, targets = zip(*batch_by_batch(network, examples), strict=True)
+    return torch.cat(outputs), torch.cat(targets)
 
 
 @torch.inference_mode()
 def answer(network: nn.Module, examples: Examples, poses: int = 1) -> tuple[Tensor, Tensor]:
     """A network's answers (N, ...) to examples, and what is right (N, ...)."""
+    pairs = [
+        (examples.task.answers(outputs), targets)
+        for outputs, targets in batch_by_batch(network, examples, poses)
+    ]
+    answers, targets = zip(*pairs, strict=True)
+    return torch.cat(answers), torch.cat(targets)
+
+
+def batch_by_batch(
+    network: nn.Module, examples: Examples, poses: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A network's outputs (B, ...) and what is right (B, ...), for as many as fit at once."""
     network.eval()
-    answers, targets = [], []
     for part in examples.parts():
         batch = examples.batch(part)
-        answers.append(examples.task.answers(mean_outputs(network, batch.inputs, poses)))
-        targets.append(batch.targets)
-    return torch.cat(answers), torch.cat(targets)
+        yield mean_outputs(network, batch.inputs, poses), batch.targets
 
 
 def mean_outputs(network: nn.Module, inputs: Tensor, poses: int) -> Tensor:

@@ -158,8 +158,9 @@ def test_score_of_examples_is_their_share_of_wrong_answers():
 @pytest.mark.parametrize("count", [1, MOST_AT_ONCE, MOST_AT_ONCE + 1])
 def test_predictions_are_the_outputs_in_order(count):
     images = numbered(count)
-    outputs = predict(Oracle([]), Examples.for_validation(NONE, images))
+    outputs, targets = predict(Oracle([]), Examples.for_validation(NONE, images))
     assert outputs.argmax(1).equal(images.labels)
+    assert targets.equal(images.labels)
     assert not outputs.requires_grad
 
 

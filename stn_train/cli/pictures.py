@@ -69,7 +69,8 @@ def report_pictures(
     shown = examples_of(run, files, labels, distortion)
     images = shown.images.to(device)
     examples = Examples(shown.task, images, on_device(shown.draws, images))
-    outputs = predict(run.model.to(device), examples).cpu()
+    outputs, _ = predict(run.model.to(device), examples)
+    outputs = outputs.cpu()
     answers, names = shown.task.answers(outputs), run.format.classes
     percents = (100 * outputs.softmax(1).amax(1)).tolist()
     known = all(label is not None for label in labels)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
+from stn_train.evaluator import predict
 from stn_train.models.network import Network, Trace
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
@@ -329,7 +330,7 @@ def worst_mistakes(run: Run, examples: Examples) -> Tensor:
     Raises ConfigError if the task has no classes.
     """
     refuse_without_classes(run)
-    outputs, targets = outputs_and_targets(run.model, examples)
+    outputs, targets = predict(run.model, examples)
     wrong = (run.config.task.answers(outputs) != targets).nonzero()[:, 0]
     confidences = outputs.softmax(1).amax(1)
     return wrong[confidences[wrong].argsort(descending=True)]
@@ -339,15 +340,3 @@ def refuse_without_classes(run: Run) -> None:
     """Raise ConfigError if an answer of the run's task is not one of several classes."""
     if not run.config.task.classes(run.format):
         raise ConfigError([f"{run.config.title}: the task has no classes to be mistaken for"])
-
-
-@torch.inference_mode()
-def outputs_and_targets(network: Network, examples: Examples) -> tuple[Tensor, Tensor]:
-    """What a network gives for examples (N, outputs), and what is right (N, ...)."""
-    network.eval()
-    outputs, targets = [], []
-    for part in examples.parts():
-        batch = examples.batch(part)
-        outputs.append(network(batch.inputs))
-        targets.append(batch.targets)
-    return torch.cat(outputs), torch.cat(targets)
