@@ -72,7 +72,7 @@ class TrainSettings(Settings):
     step_at: Annotated[tuple[Fraction, ...], Field(strict=False)] = (1 / 3, 2 / 3)
     """step: the shares of the run after which the learning rate is multiplied by step_factor."""
     step_factor: Positive = 0.1
-    """See step_at."""
+    """step: what the learning rate is multiplied by at each of step_at."""
     label_smoothing: Fraction = 0.0
     """Share of the target that is spread over all classes."""
     max_gradient_norm: Positive | None = None

@@ -114,7 +114,7 @@ def run_cells(
         with stopped_as("stopped; run the same command again to go on"):
             train_all(Work(out, device, data_dir), jobs, address, progress)
     else:
-        progress.begin("")
+        progress.begin()
     if progress.elsewhere:
         others = f"other processes train {progress.elsewhere} runs"
         tell(f"{others}; run this again when they have finished")

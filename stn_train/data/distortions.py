@@ -81,7 +81,7 @@ class ScaledWarping(Warping):
     min_scale: Scale = 0.75
     """The scale is uniform between this and max_scale."""
     max_scale: Scale = 1.0
-    """See min_scale."""
+    """The largest scale."""
 
     @model_validator(mode="after")
     def _scales_in_order(self) -> Self:
@@ -109,7 +109,7 @@ class RotationScaleTranslation(ScaledWarping):
     min_scale: Scale = 0.7
     """The scale is uniform between this and max_scale."""
     max_scale: Scale = 1.2
-    """See min_scale."""
+    """The largest scale."""
     max_shift_px: Pixels | None = None
     """Each of the two shifts is uniform between minus this and this; null for as far as the
     scaled image has room on the canvas. "A random location" is not defined in the paper:
