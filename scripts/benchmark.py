@@ -34,17 +34,20 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from stn_train.config import Config
-from stn_train.data.distortions import DISTORTIONS, Warping, distort
+from stn_train.data.distortion import Warping, distort
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat, Images
 from stn_train.data.sources import Splits, load_splits
-from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
+from stn_train.geometry.grids import AffineGrid
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.backbones import BACKBONES
 from stn_train.models.convolution import Convolution, MaxPooling
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import OutputLayer, SpatialTransformer
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.machine import autocast, cores, keep_freed_memory
-from stn_train.tasks import TASKS, Batch
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Batch
 from stn_train.tasks.examples import Pass
 from stn_train.trainer.state import State
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.data.sources import load_splits
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
@@ -30,7 +30,7 @@ from stn_train.runs.machine import choose_device, keep_freed_memory
 from stn_train.table.engines import Event, Outcome, Work, engine_for
 from stn_train.table.paper import TABLES
 from stn_train.table.plan import jobs_for, missing, shipped_config
-from stn_train.trainer.loop import rehearse
+from stn_train.trainer.rehearsal import rehearse
 
 RESULTS = Path(__file__).parent / "results"
 RATES, CLUSTER = RESULTS / "rates.jsonl", RESULTS / "cluster.json"

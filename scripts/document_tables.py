@@ -15,13 +15,16 @@ from pydantic import ValidationError
 from torch import Tensor
 from typer.main import get_command
 
+from stn_train.cell import Cell
 from stn_train.cli.export import run_demo, run_export
 from stn_train.cli.model import run_eval, run_visualize
 from stn_train.cli.table import run_table
 from stn_train.cli.train import run_train
-from stn_train.config import Cell, Config
+from stn_train.config import Config
 from stn_train.config_file import load_config
-from stn_train.data.distortions import DISTORTIONS, Clutter, Translation, Warping
+from stn_train.data.clutter import Clutter
+from stn_train.data.distortion import Warping
+from stn_train.data.distortions import DISTORTIONS, Translation
 from stn_train.data.mnist import load_mnist
 from stn_train.data.sources import DataSettings, load_splits
 from stn_train.geometry.transforms import TRANSFORMS
@@ -38,7 +41,7 @@ from stn_train.table.rows import (
     table_rows,
     verdict,
 )
-from stn_train.tasks import Classification
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser.families import random_maps_page, undoing_page
 from stn_train.visualiser.style import GREY, show

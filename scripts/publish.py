@@ -31,8 +31,10 @@ from document_tables import (
     results_of,
 )
 
-from stn_train.config import Cell, Config, changed_settings, experiment_title
-from stn_train.config_errors import Source
+from stn_train.cell import Cell, experiment_title
+from stn_train.config import Config
+from stn_train.config_changes import changed_settings
+from stn_train.config_errors import ConfigSource
 from stn_train.config_file import apply_overrides, load_config
 from stn_train.demo.graph import observed_graph, with_weights_of
 from stn_train.errors import ConfigError, StnError
@@ -279,7 +281,7 @@ def body(table: PaperTable, cell: Cell) -> str:
     data = [] if table.data == "mnist" else [f"data.source={table.data}"]
     settings: dict[str, Any] = {}
     own = [*task, *data, *cell.overrides, *table.own.get(cell.distortion, ())]
-    apply_overrides(settings, own, Source("the cell"))
+    apply_overrides(settings, own, ConfigSource("the cell"))
     return yaml.safe_dump(settings, sort_keys=False)
 
 

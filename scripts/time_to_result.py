@@ -21,7 +21,7 @@ import torch
 import typer
 from typing_extensions import override
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.config_file import load_config
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 import typer
 from torch import Generator, Tensor
 
-from stn_train.data.distortions import Clutter
-from stn_train.data.draws import draw_uniform, draw_whole, stream_generator
+from stn_train.data.clutter import Clutter
+from stn_train.data.draws import draw_integers, draw_uniform, stream_generator
 from stn_train.data.mnist import load_mnist
 from stn_train.geometry.plane import pixel_centres, sample
 from stn_train.tasks.encoder import FILE, SIDE_PX, Encoder
@@ -54,13 +54,13 @@ def with_pieces(windows: Tensor, digits: Tensor, generator: Generator) -> Tensor
     """Windows (B, 1, 28, 28) with pieces of digits added, some of them cut off by the edge."""
     count, margin = len(windows), PIECE_PX // 2
     padded = F.pad(windows, [PIECE_PX] * 4)
-    number = draw_whole(PIECES + 1, (count,), generator)
+    number = draw_integers(PIECES + 1, (count,), generator)
     rows = torch.arange(count)[:, None, None]
     side = torch.arange(PIECE_PX)
     for piece in range(PIECES):
-        source = digits[draw_whole(len(digits), (count,), generator), 0]
-        cut = draw_whole(SIDE_PX - PIECE_PX + 1, (count, 2), generator)
-        put = draw_whole(SIDE_PX + 1, (count, 2), generator) + margin
+        source = digits[draw_integers(len(digits), (count,), generator), 0]
+        cut = draw_integers(SIDE_PX - PIECE_PX + 1, (count, 2), generator)
+        put = draw_integers(SIDE_PX + 1, (count, 2), generator) + margin
         pixels = source[rows, (cut[:, :1] + side)[:, :, None], (cut[:, 1:] + side)[:, None]]
         pixels = pixels * (piece < number)[:, None, None]
         padded[rows, 0, (put[:, :1] + side)[:, :, None], (put[:, 1:] + side)[:, None]] += pixels
@@ -73,7 +73,7 @@ def scales_of(encoder: Encoder) -> Tensor:
     distortion, generator = Clutter(canvas_px=84, patches=16), stream_generator(0, "scales", 0)
     some = digits[:1000]
     canvases = distortion.apply(some, slice(None), distortion.draws(some, generator))
-    corners = draw_whole(84 - SIDE_PX + 1, (len(some), 2), generator).tolist()
+    corners = draw_integers(84 - SIDE_PX + 1, (len(some), 2), generator).tolist()
     crops = torch.stack(
         [
             canvas[:, down : down + SIDE_PX, right : right + SIDE_PX]

@@ -7,21 +7,21 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stn_train.data.distortions import DISTORTIONS, distort
+    from stn_train.data.distortion import distort
+    from stn_train.data.distortions import DISTORTIONS
     from stn_train.data.sources import SOURCES
-    from stn_train.geometry.plane import pixel_matrix_from_theta, theta_from_pixel_matrix
-    from stn_train.geometry.transforms import (
-        TRANSFORMS,
+    from stn_train.geometry.grids import (
         AffineGrid,
         AttentionGrid,
         FixedAttentionGrid,
-        PiecewiseAffineGrid,
         ProjectiveGrid,
         RigidGrid,
         SimilarityGrid,
-        TPSGrid,
         TranslationGrid,
     )
+    from stn_train.geometry.meshes import PiecewiseAffineGrid, TPSGrid
+    from stn_train.geometry.plane import pixel_matrix_from_theta, theta_from_pixel_matrix
+    from stn_train.geometry.transforms import TRANSFORMS
     from stn_train.models.backbones import BACKBONES
     from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
     from stn_train.runs.directory import load_run
@@ -33,18 +33,18 @@ HOMES = {
     "SOURCES": "data.sources",
     "TASKS": "tasks",
     "TRANSFORMS": "geometry.transforms",
-    "AffineGrid": "geometry.transforms",
-    "AttentionGrid": "geometry.transforms",
-    "FixedAttentionGrid": "geometry.transforms",
+    "AffineGrid": "geometry.grids",
+    "AttentionGrid": "geometry.grids",
+    "FixedAttentionGrid": "geometry.grids",
     "ParallelTransformers": "models.spatial_transformer",
-    "PiecewiseAffineGrid": "geometry.transforms",
-    "ProjectiveGrid": "geometry.transforms",
-    "RigidGrid": "geometry.transforms",
-    "SimilarityGrid": "geometry.transforms",
+    "PiecewiseAffineGrid": "geometry.meshes",
+    "ProjectiveGrid": "geometry.grids",
+    "RigidGrid": "geometry.grids",
+    "SimilarityGrid": "geometry.grids",
     "SpatialTransformer": "models.spatial_transformer",
-    "TPSGrid": "geometry.transforms",
-    "TranslationGrid": "geometry.transforms",
-    "distort": "data.distortions",
+    "TPSGrid": "geometry.meshes",
+    "TranslationGrid": "geometry.grids",
+    "distort": "data.distortion",
     "load_run": "runs.directory",
     "pixel_matrix_from_theta": "geometry.plane",
     "theta_from_pixel_matrix": "geometry.plane",

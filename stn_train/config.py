@@ -6,98 +6,34 @@ The documentation of a field stands under it. Validators check and convert; they
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from stn_train.cell import Cell, experiment_title
 from stn_train.data import sources
-from stn_train.data.distortions import DISTORTIONS, Distortion, RotationScaleTranslation
+from stn_train.data.distortion import Distortion
+from stn_train.data.distortions import DISTORTIONS, RotationScaleTranslation
 from stn_train.data.images import ImageFormat
 from stn_train.data.sources import SOURCES, DataSettings, Splits
 from stn_train.errors import ConfigError
 from stn_train.geometry.transforms import TRANSFORMS, Affine, Transform
+from stn_train.models.assembly import build_network, resolve_placements
 from stn_train.models.backbones import BACKBONES, Backbone, Convolutional
-from stn_train.models.network import Network, TransformerSettings, build_network, stands
-from stn_train.models.placements import (
-    FRONT,
-    ONE_IN_FRONT,
-    Placement,
-    arrangement,
-    file_name,
-    model_name,
-    overrides_for,
-)
+from stn_train.models.network import Network
+from stn_train.models.placements import FRONT, ONE_IN_FRONT, Placement, arrangement
+from stn_train.models.transformer_settings import TransformerSettings
 from stn_train.recipes import with_recipe
 from stn_train.settings import Settings, chosen, name_and_settings, name_of
-from stn_train.tasks import TASKS, Classification, Task
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Task
+from stn_train.tasks.classification import Classification
 
 Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends soon after
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
-
-
-class Cell(NamedTuple):
-    """An experiment's place in a table of results: its names."""
-
-    distortion: str
-    backbone: str
-    transform: str
-    """Of the only spatial transformer; of several the name of their arrangement, as 2xAff."""
-    subject: str = ""
-    """The class that it is about, by its number; nothing where it is about all."""
-
-    @classmethod
-    def read(cls, data: Mapping[str, Any]) -> Self:
-        """The cell that `as_dict` wrote among other data; names that are missing are None."""
-        distortion, backbone, transform = map(data.get, ("distortion", "backbone", "transform"))
-        names: Any = distortion, backbone, transform, data.get("subject", "")
-        return cls(*names)
-
-    def as_dict(self) -> dict[str, str]:
-        """The names by their keys, the subject only where there is one."""
-        return {key: name for key, name in self._asdict().items() if name}
-
-    @property
-    def model(self) -> str:
-        """The model as tables name it: FCN, ST-CNN Aff, 2xST-FCN Aff; of a subject FCN (3)."""
-        about = f" ({self.subject})" if self.subject else ""
-        return f"{model_name(self.backbone, self.transform)}{about}"
-
-    @property
-    def title(self) -> str:
-        """CNN on RTS, ST-CNN Aff on RTS."""
-        return f"{self.model} on {self.distortion}"
-
-    @property
-    def file_name(self) -> str:
-        """The name of its config and its runs: rts_affine, rts_affine_fcn, rts_cnn."""
-        if self.transform == "none":
-            return f"{self.distortion}_{self.backbone}".lower()
-        suffix = "" if self.backbone == "CNN" else f"_{self.backbone.lower()}"
-        return f"{self.distortion.lower()}_{file_name(self.transform)}{suffix}"
-
-    @property
-    def overrides(self) -> list[str]:
-        """What makes an experiment of any other cell one of this, as ``key=value``.
-
-        Of a subject: what makes it one of this cell without its subject.
-        """
-        chosen_names = [distortion_override(self.distortion), f"backbone={self.backbone}"]
-        return chosen_names + overrides_for(self.transform)
-
-    def __str__(self) -> str:
-        """RTS:CNN:Aff, as the command line takes it; with a subject RTS:CNN:Aff:3."""
-        return ":".join(filter(None, self))
-
-
-def distortion_override(label: str) -> str:
-    """What to set for a distortion that `Distortion.label` calls so, as ``key=value``."""
-    name = label.rstrip("0123456789")
-    if label in DISTORTIONS or name not in DISTORTIONS:
-        return f"distortion={label}"
-    return f"distortion={{{name}: {{canvas_px: {label.removeprefix(name)}}}}}"
 
 
 class TrainSettings(Settings):
@@ -136,7 +72,7 @@ class TrainSettings(Settings):
     step_at: Annotated[tuple[Fraction, ...], Field(strict=False)] = (1 / 3, 2 / 3)
     """step: the shares of the run after which the learning rate is multiplied by step_factor."""
     step_factor: Positive = 0.1
-    """See step_at."""
+    """step: what the learning rate is multiplied by at each of step_at."""
     label_smoothing: Fraction = 0.0
     """Share of the target that is spread over all classes."""
     max_gradient_norm: Positive | None = None
@@ -278,7 +214,9 @@ class Config(Settings):
                     f"task {self.task_name} asks where a transformer looks: name a transform, and "
                     f"only one transformer, in {FRONT}"
                 )
-            stands(self.backbone, self.transform, self.model, shape, side_px, self.transformers)
+            resolve_placements(
+                self.backbone, self.transform, self.model, shape, side_px, self.transformers
+            )
         except ValueError as error:
             raise PydanticCustomError("sizes", "{told}", {"told": str(error)}) from None
         return self
@@ -364,13 +302,6 @@ class Config(Settings):
             raise ConfigError(problems) from None
 
 
-def experiment_title(cell: Cell, task: str, source: str) -> str:
-    """The title of an experiment; it names the task and the source unless they are the paper's."""
-    unusual = [] if task == "classification" else [task]
-    unusual += [] if source == "mnist" else [source]
-    return ", ".join([cell.title, *unusual])
-
-
 REGISTRIES: dict[tuple[str, ...], Mapping[str, type[Settings]]] = {
     ("task",): TASKS,
     ("distortion",): DISTORTIONS,
@@ -442,7 +373,7 @@ def recorded(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def plain(key: tuple[str, ...], value: Any) -> Any:
-    """The value of a key of a config, in types that YAML has where it holds Settings."""
+    """The value of a key of a config, with every Settings in it in types that YAML has."""
     if isinstance(value, dict):
         return {name: plain((*key, name), each) for name, each in value.items()}
     if not isinstance(value, Settings):
@@ -453,54 +384,3 @@ def plain(key: tuple[str, ...], value: Any) -> Any:
         return settings
     known = type(value) in registry.values()
     return {name_of(registry, value): settings} if known else value
-
-
-def refuse_other_config(
-    run: Path, old: dict[str, Any], new: Config, advice: str = "name another --out"
-) -> None:
-    """Raise ConfigError, naming each setting that differs, unless a run's config is the new one."""
-    try:
-        own = Config.from_run(old).as_dict()
-    except ConfigError as error:
-        told = f"{run} has a config that is not valid: {'; '.join(error.problems)}"
-        raise ConfigError([told]) from None
-    differences = changed_settings(own, new.as_dict())
-    if differences:
-        told = f"{run} was started with other settings ({advice}):"
-        raise ConfigError([told, *map(str, differences)])
-
-
-class Change(NamedTuple):
-    """A setting that two configs have different values of."""
-
-    key: str
-    old: Any
-    new: Any
-
-    def __str__(self) -> str:
-        """The line in a message to somebody who resumes a run."""
-        return f"{self.key} is {self.old} in the run, {self.new} was asked for"
-
-
-NO_RESULT_DEPENDS_ON = ("log", "given")
-"""Keys of a config in which two runs with the same result may differ."""
-
-
-def changed_settings(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[Change]:
-    """The settings that differ between two configs, but for NO_RESULT_DEPENDS_ON."""
-    changes = []
-    for key in old | new:
-        before, after = old.get(key), new.get(key)
-        if before == after or (not prefix and key in NO_RESULT_DEPENDS_ON):
-            continue
-        if isinstance(before, dict) and isinstance(after, dict) and before.keys() & after.keys():
-            changes += changed_settings(before, after, f"{prefix}{key}.")
-        else:
-            changes.append(Change(f"{prefix}{key}", *map(name_alone, (before, after))))
-    return changes
-
-
-def name_alone(value: Any) -> Any:
-    """The name that a choice was made by, without its settings; any other value as it is."""
-    is_choice = isinstance(value, dict) and len(value) == 1
-    return next(iter(value)) if is_choice else value

@@ -20,7 +20,7 @@ Key = tuple[str, ...]
 DEFAULTS = Config()
 
 
-class Source:
+class ConfigSource:
     """Where each key of the config data was written, and how, for messages."""
 
     def __init__(self, name: str) -> None:
@@ -47,7 +47,7 @@ class Source:
         return key
 
 
-def check(data: dict[str, Any], source: Source, problems: Sequence[str] = ()) -> Config:
+def check(data: dict[str, Any], source: ConfigSource, problems: Sequence[str] = ()) -> Config:
     """The config that plain data describes; raises ConfigError, earlier problems included."""
     try:
         config = Config.model_validate(data)
@@ -70,7 +70,7 @@ def line_number(problem: str) -> float:
     return int(match[1]) if match else math.inf
 
 
-def describe(details: ErrorDetails, source: Source, data: dict[str, Any]) -> str:
+def describe(details: ErrorDetails, source: ConfigSource, data: dict[str, Any]) -> str:
     """One validation error as a message: the place, the key, the value, and what is allowed."""
     location = tuple(str(part) for part in details["loc"] if not isinstance(part, int))
     location = source.as_written(location)

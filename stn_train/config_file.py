@@ -17,7 +17,7 @@ from stn_train.config import (
     present_layout,
     recorded,
 )
-from stn_train.config_errors import DEFAULTS, Key, Source, check, is_number, nearest
+from stn_train.config_errors import DEFAULTS, ConfigSource, Key, check, is_number, nearest
 from stn_train.errors import ConfigError
 from stn_train.models.backbones import BACKBONES
 from stn_train.recipes import DURATIONS
@@ -38,7 +38,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     Raises ConfigError with every problem found.
     """
     path = find_config(name)
-    source = Source(path.name if Path(name).name == name else str(path))
+    source = ConfigSource(path.name if Path(name).name == name else str(path))
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ConfigError([f"{path}: larger than {MAX_CONFIG_BYTES:,} bytes: not a config"])
@@ -51,11 +51,11 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
 
 def changed_config(config: Config, overrides: Sequence[str]) -> Config:
     """The config of a run, with ``section.key=value`` overrides; raises ConfigError likewise."""
-    return overridden(config.as_dict(), overrides, Source("the run's config"), [])
+    return overridden(config.as_dict(), overrides, ConfigSource("the run's config"), [])
 
 
 def overridden(
-    data: dict[str, Any], overrides: Sequence[str], source: Source, problems: list[str]
+    data: dict[str, Any], overrides: Sequence[str], source: ConfigSource, problems: list[str]
 ) -> Config:
     """The config that data and overrides describe; raises ConfigError, earlier problems included.
 
@@ -75,7 +75,7 @@ def overridden(
     if any(override.strip().startswith("data.source") for override in overrides):
         forget_canvas(resolved, given)
     problems = [*problems, *apply_overrides(resolved, overrides, source)]
-    apply_overrides(given, overrides, Source("given"))
+    apply_overrides(given, overrides, ConfigSource("given"))
     return check(resolved | {"given": given}, source, problems)
 
 
@@ -145,7 +145,7 @@ class ConfigLoader(yaml.SafeLoader):
         return ComposerError(None, None, problem, event.start_mark)
 
 
-def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
+def parse_yaml(text: str, source: ConfigSource) -> tuple[dict[str, Any], list[str]]:
     """Data and problems of a YAML text; notes in ``source`` where each key stands."""
     try:
         loader = ConfigLoader(text)
@@ -169,7 +169,7 @@ def parse_yaml(text: str, source: Source) -> tuple[dict[str, Any], list[str]]:
     return data, problems
 
 
-def note_places(node: yaml.MappingNode, section: Key, source: Source) -> Iterator[str]:
+def note_places(node: yaml.MappingNode, section: Key, source: ConfigSource) -> Iterator[str]:
     """Note where each key of a mapping stands; yields problems of the keys themselves."""
     seen: dict[str, int] = {}
     for key_node, value_node in node.value:
@@ -189,14 +189,16 @@ def note_places(node: yaml.MappingNode, section: Key, source: Source) -> Iterato
             yield from note_places(value_node, key, source)
 
 
-def apply_overrides(data: dict[str, Any], overrides: Sequence[str], source: Source) -> list[str]:
+def apply_overrides(
+    data: dict[str, Any], overrides: Sequence[str], source: ConfigSource
+) -> list[str]:
     """Put overrides into the data, in place; returns problems."""
     # Those without a section first: they decide what the sections mean.
     ordered = sorted(overrides, key=lambda text: "." in text.partition("=")[0])
     return [problem for each in ordered for problem in apply_override(data, each, source)]
 
 
-def apply_override(data: dict[str, Any], override: str, source: Source) -> list[str]:
+def apply_override(data: dict[str, Any], override: str, source: ConfigSource) -> list[str]:
     """Put ``section.key=value`` into the data, in place; returns problems."""
     dotted, equals, text = override.partition("=")
     written = tuple(dotted.strip().split("."))

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stn_train.data.distortions import Warping
+from stn_train.data.distortion import Warping
+from stn_train.geometry.grids import TransformGrid
 from stn_train.geometry.matrices import fit_affine
 from stn_train.geometry.plane import pixel_centres
-from stn_train.geometry.transforms import TransformGrid
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import SpatialTransformer, Warp
 from stn_train.tasks.examples import Examples
@@ -48,12 +48,12 @@ def describe(warp: Warp) -> dict[str, float]:
     scale = torch.linalg.det(linear).abs() ** (1 / dimensions)  # (B,)
     found |= {"scale": float(scale.mean()), "scale_spread": float(scale.std(correction=0))}
     if dimensions == 2:
-        angle_deg, angle_spread_deg = circular(angles_deg(fits))
-        found |= {"angle_deg": angle_deg, "angle_spread_deg": angle_spread_deg}
-    away = place - place.mean(0)
+        mean_deg, off_deg = circular(angles_deg(fits))
+        found |= {"angle_deg": float(mean_deg), "angle_spread_deg": root_mean_square(off_deg)}
+    off = place - place.mean(0)
     return found | {
         "shift": float(place.norm(dim=1).mean()),
-        "shift_spread": math.sqrt(float(away.square().sum(1).mean())),
+        "shift_spread": math.sqrt(float(off.square().sum(1).mean())),
     }
 
 
@@ -79,13 +79,20 @@ def angles_deg(fits: Tensor) -> Tensor:
     return torch.rad2deg(torch.atan2(sin, cos))
 
 
-def circular(angles: Tensor) -> tuple[float, float]:
-    """The circular mean of angles (B,) in degrees, and their standard deviation around it."""
+def circular(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """The circular mean () of angles (B,) in degrees, and how far each is from it (B,).
+
+    The deviations lie in (-180, 180].
+    """
     radians = torch.deg2rad(angles)
     mean = torch.atan2(radians.sin().mean(), radians.cos().mean())
     turned = radians - mean
-    away = torch.rad2deg(torch.atan2(turned.sin(), turned.cos()))
-    return float(torch.rad2deg(mean)), math.sqrt(float(away.square().mean()))
+    return torch.rad2deg(mean), torch.rad2deg(torch.atan2(turned.sin(), turned.cos()))
+
+
+def root_mean_square(values: Tensor) -> float:
+    """Of deviations from a mean, their standard deviation."""
+    return math.sqrt(float(values.square().mean()))
 
 
 def gradient_norms(network: Network) -> tuple[dict[str, float], float | None]:
@@ -330,7 +337,8 @@ def circumstances(
         parameters = examples.draws[0].cpu()
         fits = fit_affine(points, distortion.map_points(parameters, points))
         fits = fits[fits.isfinite().all(dim=2).all(dim=1)]
-        _, turned_deg = circular(angles_deg(fits))
+        _, off_deg = circular(angles_deg(fits))
+        turned_deg = root_mean_square(off_deg)
         varied = float(fits.std(dim=0, correction=0).max()) > STILL
     return Circumstances(
         turned_deg,
@@ -349,4 +357,5 @@ def turns(transform: TransformGrid) -> bool:
     generator = torch.Generator().manual_seed(0)
     identity = transform.identity
     theta = identity + torch.rand(8, len(identity), generator=generator).to(identity.device) / 2
-    return circular(angles_deg(nearest_affine(transform(theta, (8, 8)))))[1] > 0.1
+    _, off_deg = circular(angles_deg(nearest_affine(transform(theta, (8, 8)))))
+    return root_mean_square(off_deg) > 0.1

@@ -21,7 +21,7 @@ class ConfigError(StnError):
 
 
 class DataError(StnError):
-    """The digits are missing, damaged or not what they should be."""
+    """Images, or other files that ship or are downloaded, are missing or damaged."""
 
     exit_code = 3
 

@@ -1,10 +1,10 @@
 """How well a network does on fixed draws of the test images, with its uncertainty.
 
-Legend: N images, D draws, K classes.
+Legend: N images, B batch, D draws, K classes.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stn_train.data.images import Images
 from stn_train.geometry.matrices import small_similarities
 from stn_train.models.network import Network
-from stn_train.tasks import Measure, Task
+from stn_train.tasks.base import Measure, Task
 from stn_train.tasks.examples import FIXED_SEED, Examples
 
 
@@ -69,6 +69,9 @@ class Evaluation:
         }
 
 
+Z_95 = 1.959964
+"""The normal distribution's quantile of 97.5 %: 95 % lie between minus this and this."""
+
 POSE_SPREAD = 0.05
 """Of the poses that `evaluate` averages over: 2.9 degrees, 5 % of the size, 0.7 of 28 pixels."""
 
@@ -119,22 +122,31 @@ def confusion_of(labels: Tensor, predictions: Tensor, classes: int) -> Tensor:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, examples: Examples) -> Tensor:
-    """A network's outputs (N, ...) for examples, on their device."""
-    network.eval()
-    return torch.cat([network(examples.batch(part).inputs) for part in examples.parts()])
+def predict(network: nn.Module, examples: Examples) -> tuple[Tensor, Tensor]:
+    """A network's outputs (N, ...) for examples, and what is right (N, ...), on their device."""
+    outputs, targets = zip(*batch_by_batch(network, examples), strict=True)
+    return torch.cat(outputs), torch.cat(targets)
 
 
 @torch.inference_mode()
 def answer(network: nn.Module, examples: Examples, poses: int = 1) -> tuple[Tensor, Tensor]:
     """A network's answers (N, ...) to examples, and what is right (N, ...)."""
+    pairs = [
+        (examples.task.answers(outputs), targets)
+        for outputs, targets in batch_by_batch(network, examples, poses)
+    ]
+    answers, targets = zip(*pairs, strict=True)
+    return torch.cat(answers), torch.cat(targets)
+
+
+def batch_by_batch(
+    network: nn.Module, examples: Examples, poses: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """A network's outputs (B, ...) and what is right (B, ...), for as many as fit at once."""
     network.eval()
-    answers, targets = [], []
     for part in examples.parts():
         batch = examples.batch(part)
-        answers.append(examples.task.answers(mean_outputs(network, batch.inputs, poses)))
-        targets.append(batch.targets)
-    return torch.cat(answers), torch.cat(targets)
+        yield mean_outputs(network, batch.inputs, poses), batch.targets
 
 
 def mean_outputs(network: nn.Module, inputs: Tensor, poses: int) -> Tensor:
@@ -164,7 +176,7 @@ def percent(scores: Tensor) -> float:
 
 def wilson_interval(wrong: float, count: int) -> tuple[float, float]:
     """95 % interval of a rate, in %, from a count of independent events (Wilson 1927)."""
-    z = 1.959964
+    z = Z_95
     share = wrong / count
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
@@ -176,5 +188,5 @@ def mean_interval(rates: Tensor) -> tuple[float, float]:
     mean = float(rates.mean())
     if rates.min() == rates.max() and mean in (0, 1):  # no spread to judge by
         return wilson_interval(round(mean) * len(rates), len(rates))
-    half = 1.959964 * float(rates.std(correction=0)) / math.sqrt(len(rates))
+    half = Z_95 * float(rates.std(correction=0)) / math.sqrt(len(rates))
     return 100 * max(0.0, mean - half), 100 * min(1.0, mean + half)

@@ -79,10 +79,7 @@ RECIPES: dict[str, dict[str, Sections]] = {
         "CNN": DEFAULT_CNN,
         "tutorial": {"train": {"epochs": 20}},
         "strided": {**DEFAULT_CNN, "backbone": {"filters": [48, 128]}},
-        "DCN": {
-            **DEFAULT_CNN,
-            "backbone": {"localisation_filters": 32, "localisation_features": 64},
-        },
+        "DCN": {**DEFAULT_CNN, "backbone": DEFAULT_LOCALISATION},
         "Inception": {"train": BIRDS},
     },
     "paper": {

@@ -11,15 +11,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from stn_train.cell import Cell
 from stn_train.cli import export as cli_export
 from stn_train.cli import model as cli_model
 from stn_train.cli import table as cli_table
 from stn_train.cli import train as cli_train
-from stn_train.config import Cell, Config
-from stn_train.config_errors import Source, check
+from stn_train.config import Config
+from stn_train.config_errors import ConfigSource, check
 from stn_train.data import mnist
 from stn_train.data.images import ImageFormat
-from stn_train.data.sources import DATA_DIR_VARIABLE, Splits, load_splits
+from stn_train.data.source import DATA_DIR_VARIABLE
+from stn_train.data.sources import Splits, load_splits
 from stn_train.runs.directory import Run, RunDirectory
 from stn_train.trainer.loop import TrainResult, train
 
@@ -70,7 +72,7 @@ def tiny_config(**changes: Any) -> Config:
         else value
         for key, value in changes.items()
     }
-    return check({**TINY, **merged}, Source("tiny"))
+    return check({**TINY, **merged}, ConfigSource("tiny"))
 
 
 @pytest.fixture(scope="session")

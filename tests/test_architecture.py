@@ -16,12 +16,13 @@ import stn_train
 PACKAGE = Path(stn_train.__file__).parent
 
 FLOORS = [
-    {"errors", "settings", "shipped_configs"},
+    {"errors", "html", "settings", "shipped_configs"},
     {"geometry"},
     {"data"},
     {"tasks", "models", "recipes"},
-    {"config", "diagnosis", "evaluator"},
-    {"config_errors"},
+    {"cell", "diagnosis", "evaluator"},
+    {"config"},
+    {"config_changes", "config_errors"},
     {"config_file"},
     {"runs"},
     {"trainer", "visualiser"},

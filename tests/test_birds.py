@@ -17,8 +17,8 @@ from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.directory import load_run
 from stn_train.runs.result import Result
 from stn_train.table.paper import TABLES, published_for, table_for
-from stn_train.tasks import Recognition
 from stn_train.tasks.examples import MOST_VALUES_AT_ONCE, Examples, at_once
+from stn_train.tasks.recognition import Recognition
 
 BIRDS = TABLES["birds"]
 

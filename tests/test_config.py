@@ -8,25 +8,18 @@ import yaml
 from conftest import NEEDED
 from pydantic import ValidationError
 
-from stn_train.config import (
-    REGISTRIES,
-    Cell,
-    Config,
-    EvaluateSettings,
-    LogSettings,
-    TrainSettings,
-    changed_settings,
-    experiment_title,
-    refuse_other_config,
-)
-from stn_train.config_errors import Source, check
+from stn_train.cell import Cell, experiment_title
+from stn_train.config import REGISTRIES, Config, EvaluateSettings, LogSettings, TrainSettings
+from stn_train.config_changes import changed_settings, refuse_other_config
+from stn_train.config_errors import ConfigSource, check
 from stn_train.data.distortions import DISTORTIONS, Rotation, RotationScaleTranslation
+from stn_train.data.folder import Folder
 from stn_train.data.images import ImageFormat
-from stn_train.data.sources import SOURCES, DataSettings, Folder
+from stn_train.data.sources import SOURCES, DataSettings
 from stn_train.errors import ConfigError
 from stn_train.geometry.transforms import TRANSFORMS, Affine, ThinPlateSpline
 from stn_train.models.backbones import BACKBONES, FullyConnected
-from stn_train.models.network import TransformerSettings
+from stn_train.models.transformer_settings import TransformerSettings
 from stn_train.recipes import RECIPES
 from stn_train.tasks import TASKS
 from stn_train.trainer.optimisers import ITERATIONS
@@ -36,7 +29,7 @@ MNIST = ImageFormat((1, 28, 28), tuple("0123456789"))
 
 
 def checked(**data: Any) -> Config:
-    return check(data, Source("test"))
+    return check(data, ConfigSource("test"))
 
 
 def nested(key: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -85,7 +78,7 @@ def test_every_name_of_every_registry_is_accepted_with_and_without_settings(key,
         for part in key:
             value = getattr(value, part)
         assert type(value) is REGISTRIES[key][name]
-        assert check(config.as_dict(), Source("again")) == config
+        assert check(config.as_dict(), ConfigSource("again")) == config
 
 
 def test_names_are_documented_where_they_are_chosen():

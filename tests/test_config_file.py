@@ -9,14 +9,15 @@ import yaml
 from conftest import NEEDED
 
 from stn_train.config import REGISTRIES, Config
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.config_file import (
     MAX_CONFIG_BYTES,
     changed_config,
     find_config,
     load_config,
 )
-from stn_train.data.distortions import DISTORTIONS, Distortion
+from stn_train.data.distortion import Distortion
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.backbones import BACKBONES
@@ -563,7 +564,7 @@ def test_a_new_distortion_is_known_to_files_and_command_line(load, monkeypatch):
     assert load("distortion: {blur: {radius_px: 2.0}}\n").distortion == Blur(radius_px=2.0)
     assert load("distortion: blur\ndistort: {radius_px: 2.0}\n").distortion.radius_px == 2
     assert load("", "distortion=blur", "distort.radius_px=2").distortion.radius_px == 2
-    assert check({"distortion": "blur"}, Source("x")).title == "ST-CNN Aff on blur"
+    assert check({"distortion": "blur"}, ConfigSource("x")).title == "ST-CNN Aff on blur"
 
 
 # Durations.

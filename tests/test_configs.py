@@ -6,12 +6,14 @@ import re
 import pytest
 import yaml
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.config_file import load_config
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat
 from stn_train.geometry.transforms import TRANSFORMS
-from stn_train.models.network import parameter_count, stands
+from stn_train.models.assembly import resolve_placements
+from stn_train.models.network import parameter_count
 from stn_train.runs.directory import RunDirectory
 from stn_train.shipped_configs import complete_config, shipped_configs, shipped_directory
 from stn_train.table.paper import TABLES
@@ -130,12 +132,12 @@ def test_birds_are_as_in_the_paper(name):
     colour = ImageFormat((3, side * 8 // 7, side * 8 // 7), tuple(map(str, range(200))))
     assert config.task.shape(colour) == (3, side, side)
     assert config.data.source.size == side * 8 // 7
-    network = stands(
+    network = resolve_placements(
         config.backbone, config.transform, config.model, (3, side, side), 256, config.transformers
     )
     if crops != "n":
         front = network["front"]
-        assert (front.parallel, front.output, front.looked_at[1:]) == (
+        assert (front.parallel, front.output_size, front.localisation_shape[1:]) == (
             int(crops), (224, 224), (224, 224)
         )  # fmt: skip
         assert (front.shared_localisation, front.tiled) == (True, True)

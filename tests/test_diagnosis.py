@@ -11,7 +11,9 @@ from stn_train import diagnosis
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import Images
 from stn_train.diagnosis import Circumstances, circumstances, describe, judge, watched
-from stn_train.geometry.transforms import TRANSFORMS, AffineGrid, ProjectiveGrid, TPSGrid
+from stn_train.geometry.grids import AffineGrid, ProjectiveGrid
+from stn_train.geometry.meshes import TPSGrid
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import (
     OutputLayer,
@@ -19,7 +21,7 @@ from stn_train.models.spatial_transformer import (
     SpatialTransformer,
     Warp,
 )
-from stn_train.tasks import Classification
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples
 
 

@@ -20,7 +20,8 @@ from stn_train.evaluator import (
     wilson_interval,
 )
 from stn_train.geometry.matrices import small_similarities
-from stn_train.tasks import Classification, Measure
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import MOST_AT_ONCE, Examples
 
 NONE = Classification().with_distortion(DISTORTIONS["none"]())
@@ -165,8 +166,9 @@ def test_score_of_examples_is_their_share_of_wrong_answers():
 @pytest.mark.parametrize("count", [1, MOST_AT_ONCE, MOST_AT_ONCE + 1])
 def test_predictions_are_the_outputs_in_order(count):
     images = numbered(count)
-    outputs = predict(Oracle([]), Examples.for_validation(NONE, images))
+    outputs, targets = predict(Oracle([]), Examples.for_validation(NONE, images))
     assert outputs.argmax(1).equal(images.labels)
+    assert targets.equal(images.labels)
     assert not outputs.requires_grad
 
 

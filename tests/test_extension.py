@@ -11,19 +11,24 @@ from pydantic import Field, ValidationError
 from torch import nn
 from typing_extensions import override
 
-from stn_train.config import Cell, Config
-from stn_train.data.distortions import DIGIT_PX, DISTORTIONS, Warping, distort
+from stn_train.cell import Cell
+from stn_train.config import Config
+from stn_train.data.distortion import Warping, distort
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.draws import draw_uniform
-from stn_train.data.images import ImageFormat, Images
-from stn_train.data.sources import SOURCES, Source
-from stn_train.geometry.transforms import TRANSFORMS, MatrixGrid, Transform
+from stn_train.data.images import DIGIT_PX, ImageFormat, Images
+from stn_train.data.source import Source
+from stn_train.data.sources import SOURCES
+from stn_train.geometry.grids import MatrixGrid
+from stn_train.geometry.transforms import TRANSFORMS, Transform
 from stn_train.models.backbones import BACKBONES, Backbone
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.runs.directory import load_run
 from stn_train.runs.result import Result
 from stn_train.table.paper import TABLES, PaperTable, published_for
 from stn_train.table.plan import cells_like, jobs_for
-from stn_train.tasks import TASKS, Batch, Measure, Task
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Batch, Measure, Task
 from stn_train.visualiser.animation import ANIMATIONS
 from stn_train.visualiser.charts import PICTURES, pictures_of
 

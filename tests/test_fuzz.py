@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stn_train.config import REGISTRIES, Config, TrainSettings
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.config_file import changed_config, load_config
 from stn_train.errors import ConfigError, DataError
 from stn_train.geometry.transforms import TRANSFORMS
@@ -94,10 +94,10 @@ def settled(config: Config) -> dict[str, Any]:
 @relaxed
 @given(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5))
 def test_any_values_make_a_config_or_an_error(changes):
-    config, problems = outcome(lambda: check(with_changes(changes), Source("any")))
+    config, problems = outcome(lambda: check(with_changes(changes), ConfigSource("any")))
     assert all("\n" not in problem for problem in problems)
     if config is not None:
-        again = check(yaml.safe_load(yaml.safe_dump(config.as_dict())), Source("again"))
+        again = check(yaml.safe_load(yaml.safe_dump(config.as_dict())), ConfigSource("again"))
         assert settled(again) == settled(config)
 
 
@@ -172,9 +172,9 @@ def choosable(key: tuple[str, ...]) -> list[Any]:
 @relaxed
 @given(good_changes())
 def test_valid_configs_are_the_same_after_a_way_through_yaml(changes):
-    config = check(with_changes(changes), Source("good"))
-    assert check(yaml.safe_load(yaml.safe_dump(config.as_dict())), Source("again")) == config
-    assert settled(check(copy.deepcopy(config.given), Source("given"))) == settled(config)
+    config = check(with_changes(changes), ConfigSource("good"))
+    assert check(yaml.safe_load(yaml.safe_dump(config.as_dict())), ConfigSource("again")) == config
+    assert settled(check(copy.deepcopy(config.given), ConfigSource("given"))) == settled(config)
 
 
 OVERRIDES = st.builds(
@@ -185,7 +185,7 @@ OVERRIDES = st.builds(
 @relaxed
 @given(good_changes(), st.lists(OVERRIDES, max_size=4))
 def test_any_overrides_of_a_run_make_a_config_or_an_error(changes, overrides):
-    config = check(with_changes(changes), Source("good"))
+    config = check(with_changes(changes), ConfigSource("good"))
     before = config.as_dict()
     changed, problems = outcome(lambda: changed_config(config, overrides))
     assert all(problem.startswith(("--set", "the run's config")) for problem in problems)
@@ -200,7 +200,7 @@ def test_any_overrides_of_a_run_make_a_config_or_an_error(changes, overrides):
 def test_overrides_of_the_defaults_are_as_a_file_that_says_the_same(changes):
     overrides = [f"{'.'.join(key)}={in_one_line(value)}" for key, value in changes.items()]
     config = changed_config(Config(), overrides)
-    assert settled(config) == settled(check(with_changes(changes), Source("file")))
+    assert settled(config) == settled(check(with_changes(changes), ConfigSource("file")))
 
 
 def in_one_line(value: Any) -> str:

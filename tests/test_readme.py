@@ -9,7 +9,7 @@ import typer.main
 import yaml
 from conftest import COMMANDS, ROOT
 
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.config_file import load_config
 from stn_train.geometry import transforms
 
@@ -61,7 +61,7 @@ def test_a_transform_is_added_as_the_page_says(monkeypatch):
 
 def test_the_config_is_valid():
     (example,) = blocks(README, "yaml")
-    config = check(yaml.safe_load(example), Source("README"))
+    config = check(yaml.safe_load(example), ConfigSource("README"))
     assert config.transform.side == 5
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from stn_train.cli.options import EXIT_CODES
 from stn_train.runs.directory import MEASURED
 from stn_train.runs.result import Result
-from stn_train.trainer import loop
+from stn_train.trainer import rehearsal
 
 REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -78,7 +78,7 @@ def test_fields_of_a_comparison(finished, command):
 
 
 def test_fields_of_a_rehearsal(command, config, monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS", 0.0)
+    monkeypatch.setattr(rehearsal, "TIMED_SECONDS", 0.0)
     report = command("stn-train", "--config", config, "--dry-run", "--json").stdout
     assert set(json.loads(report)) == promised("stn-train --dry-run --json")
 

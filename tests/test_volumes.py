@@ -9,11 +9,11 @@ import yaml
 from torch import nn
 
 from stn_train.config import Config
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.data.images import ImageFormat
 from stn_train.errors import ConfigError
+from stn_train.geometry.grids import AffineGrid
 from stn_train.geometry.plane import sample
-from stn_train.geometry.transforms import AffineGrid
 from stn_train.models.spatial_transformer import SpatialTransformer
 from stn_train.runs.directory import load_run
 from stn_train.visualiser.charts import PICTURES, pictures_of
@@ -74,7 +74,7 @@ def test_warp_is_torchs_affine_grid_and_grid_sample():
 def config_of(backbone="FCN", transform="Aff", side=20, **changes):
     task = {"extruded": {"side_voxels": side, "digit_voxels": 14.0}}
     names = {"backbone": backbone, "transform": transform, "distortion": "none", "task": task}
-    return check({**names, **changes}, Source("test"))
+    return check({**names, **changes}, ConfigSource("test"))
 
 
 @pytest.mark.parametrize("backbone", ["FCN", "CNN"])
@@ -153,7 +153,7 @@ def test_what_does_not_go_with_volumes_is_refused(changes, message):
 
 def test_a_depth_without_volumes_is_refused():
     with pytest.raises(ConfigError, match=r"st_output_depth is 5; images have no depth"):
-        check({"model": {"st_output_depth": 5}}, Source("test"))
+        check({"model": {"st_output_depth": 5}}, ConfigSource("test"))
 
 
 def test_a_transform_of_images_alone_is_refused_by_the_network_too():

@@ -106,7 +106,7 @@ def run_demo(
     data_dir: DataDirOption = None,
 ) -> None:
     """Open the live page of a trained model: draw, distort, and see what the network does."""
-    from stn_train.data.sources import cache_directory
+    from stn_train.data.source import cache_directory
     from stn_train.demo.page import save_page
     from stn_train.runs.directory import load_run
 

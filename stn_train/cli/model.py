@@ -24,7 +24,7 @@ from stn_train.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stn_train.data.distortions import Distortion
+    from stn_train.data.distortion import Distortion
     from stn_train.data.images import ImageFormat, Images
     from stn_train.runs.directory import Run
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.figure import Figure
 
-    from stn_train.data.distortions import Distortion
+    from stn_train.data.distortion import Distortion
     from stn_train.runs.directory import Run
     from stn_train.tasks.examples import Examples
 
@@ -69,7 +69,8 @@ def report_pictures(
     shown = examples_of(run, files, labels, distortion)
     images = shown.images.to(device)
     examples = Examples(shown.task, images, on_device(shown.draws, images))
-    outputs = predict(run.model.to(device), examples).cpu()
+    outputs, _ = predict(run.model.to(device), examples)
+    outputs = outputs.cpu()
     answers, names = shown.task.answers(outputs), run.format.classes
     percents = (100 * outputs.softmax(1).amax(1)).tolist()
     known = all(label is not None for label in labels)

@@ -18,7 +18,7 @@ from stn_train.cli.options import (
     guarded,
 )
 from stn_train.errors import ConfigError, StnError
-from stn_train.runs.files import pretty_json, write_atomically
+from stn_train.runs.files import pretty_json, write_bytes
 
 if TYPE_CHECKING:
     from stn_train.runs.result import Result
@@ -114,7 +114,7 @@ def run_cells(
         with stopped_as("stopped; run the same command again to go on"):
             train_all(Work(out, device, data_dir), jobs, address, progress)
     else:
-        progress.begin("")
+        progress.begin()
     if progress.elsewhere:
         others = f"other processes train {progress.elsewhere} runs"
         tell(f"{others}; run this again when they have finished")
@@ -279,7 +279,7 @@ def write_report(
 def write_page(name: str, path: Path, page: str) -> None:
     """Write a page, and say so."""
     content = page.encode()
-    write_atomically(path, lambda stream: stream.write(content))
+    write_bytes(path, content)
     typer.echo(f"{name:11} {path}, {len(content) / 1e6:.1f} MB")
 
 

@@ -131,12 +131,13 @@ def run_train(
     settings = settings_of(config, overrides, stopped)
 
     from stn_train.runs.machine import choose_device, keep_freed_memory
-    from stn_train.trainer.observers import teller
+    from stn_train.trainer.observers import tell
 
     keep_freed_memory()
     where = choose_device(device)
     splits = settings.load_splits(data_dir)
-    teller(quiet)(f"images: {splits.origin}")
+    if not quiet:
+        tell(f"images: {splits.origin}")
     if dry_run:
         tell_rehearsal(settings, splits, where, as_json)
         return
@@ -237,7 +238,7 @@ def tell_if_complete(path: Path, as_json: bool, settings: "Config | None" = None
 
     Raises ConfigError if its run is one of other settings.
     """
-    from stn_train.config import refuse_other_config
+    from stn_train.config_changes import refuse_other_config
     from stn_train.runs.directory import RunDirectory
     from stn_train.runs.result import Result
 
@@ -275,7 +276,7 @@ def tell_rehearsal(
 ) -> None:
     """Take a few steps of a run, and print how long the whole would take."""
     from stn_train.runs.files import pretty_json
-    from stn_train.trainer.loop import rehearse
+    from stn_train.trainer.rehearsal import rehearse
 
     done = rehearse(settings, splits, device)
     if as_json:

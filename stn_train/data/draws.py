@@ -31,8 +31,8 @@ def draw_uniform(low: float, high: float, size: tuple[int, ...], generator: Gene
     return (low + (high - low) * unit).float()
 
 
-def draw_whole(count: int, size: tuple[int, ...], generator: Generator) -> Tensor:
-    """Each of the whole numbers from 0 to below ``count`` as often as the others: int64."""
+def draw_integers(count: int, size: tuple[int, ...], generator: Generator) -> Tensor:
+    """Uniform integers from 0 to below ``count``: int64."""
     return torch.randint(count, size, generator=generator)
 
 

@@ -10,6 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+DIGIT_PX = 28
+"""Side of MNIST's images. Sizes given in pixels are meant for these."""
+
+SMALLEST_PX, LARGEST_PX = 8, 1024
+"""Bounds of the sides of images, and of the canvases that they are distorted on."""
+
 Shape = tuple[int, ...]
 """Channels, height and width of an image; channels, depth, height and width of a volume."""
 

@@ -1,4 +1,7 @@
-"""MNIST, which ships with the program: four compressed files, believed only when checked."""
+"""MNIST, which ships with the program: four compressed files, believed only when checked.
+
+Legend: N images.
+"""
 
 import hashlib
 import lzma
@@ -8,8 +11,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from stn_train.data.images import Images
+from stn_train.data.images import DIGIT_PX, Images, Shape
+from stn_train.data.source import Labelled, Source
 from stn_train.errors import DataError
 
 FOLDER = Path(__file__).parent / "mnist_files"
@@ -58,7 +63,7 @@ TEST_LABELS = IdxFile(
 )
 
 
-def load_mnist() -> tuple[Images, Images]:
+def load_mnist() -> Labelled:
     """The 60,000 training and the 10,000 test digits, pixels (N, 1, 28, 28).
 
     Raises DataError where a file is missing or a single bit of it is wrong.
@@ -86,3 +91,26 @@ def read_idx(file: IdxFile) -> Tensor:
         raise DataError(f"{path} is damaged: {told}; install stn_train again")
     values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header_bytes)
     return values.view(file.shape)
+
+
+class Mnist(Source):
+    """mnist: 70,000 handwritten digits, 28 x 28 px, grey, which ship with the program."""
+
+    @property
+    @override
+    def side_px(self) -> int:
+        return DIGIT_PX
+
+    @override
+    def load(self, data_dir: Path) -> Labelled:
+        return load_mnist()
+
+    @override
+    def origin(self, data_dir: Path) -> str:
+        return "MNIST, as it ships with the program"
+
+    @override
+    def picture(self, path: Path, shape: Shape) -> Tensor:
+        from stn_train.data.own_pictures import digit_in
+
+        return digit_in(path, shape[1])

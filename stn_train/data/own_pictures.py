@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", "
 BOX_SHARE = 20 / 28
 """MNIST fits its digits into 20 of 28 pixels."""
 
-PAPER = 0.25
+BACKGROUND_SHARE = 0.25
 """What differs from the background by less than this share of the greatest difference is background
 too: the grain and the shadows of a photograph."""
 
@@ -61,9 +61,9 @@ def as_digit(picture: Image.Image, side: int, box_share: float = BOX_SHARE) -> T
 def ink(picture: Image.Image) -> Tensor:
     """How far each pixel stands out from the background, float (H, W) in [0, 1].
 
-    The background is the median of the border, and everything within PAPER of it. Darker things
-    count where the darkest pixel differs from it by more than the brightest: a picture that is dark
-    on light is inverted. Transparent parts are background.
+    The background is the median of the border, and everything within BACKGROUND_SHARE of it. A
+    picture that is dark on light, whose darkest pixel differs from the background by more than its
+    brightest, is inverted. Transparent parts are background.
     """
     grey = pixels_of(on_background(picture))[0].float() / 255  # (H, W)
     border = torch.cat([grey[0], grey[-1], grey[:, 0], grey[:, -1]]).median()
@@ -71,7 +71,7 @@ def ink(picture: Image.Image) -> Tensor:
     standing = ((border - grey) if inverted else (grey - border)).clamp(min=0)
     most = standing.max()
     standing = standing / most if most > 0 else standing
-    return torch.where(standing < PAPER, 0.0, standing)
+    return torch.where(standing < BACKGROUND_SHARE, 0.0, standing)
 
 
 def on_background(picture: Image.Image) -> Image.Image:
@@ -100,7 +100,7 @@ def start(mass: Tensor, side: int) -> int:
     return min(max(round(side / 2 - centre), 0), side - len(mass))
 
 
-class Filed(NamedTuple):
+class PictureFile(NamedTuple):
     """A picture in a folder."""
 
     path: Path
@@ -108,7 +108,7 @@ class Filed(NamedTuple):
     """The class whose folder it lies in."""
 
 
-def pictures_in(folder: Path, classes: Sequence[str]) -> list[Filed]:
+def pictures_in(folder: Path, classes: Sequence[str]) -> list[PictureFile]:
     """The pictures in a folder, or in its subfolders, each named after a class.
 
     A slash in the name of a class is an underscore in that of its folder. Raises DataError if there
@@ -120,7 +120,7 @@ def pictures_in(folder: Path, classes: Sequence[str]) -> list[Filed]:
     folders = [each for each in entries if each.is_dir()]
     alone = [each for each in entries if is_picture(each)]
     if not folders:
-        found = [Filed(path, None) for path in alone]
+        found = [PictureFile(path, None) for path in alone]
     else:
         labels = {name.replace("/", "_"): label for label, name in enumerate(classes)}
         strange = [each.name for each in folders if each.name not in labels]
@@ -136,7 +136,7 @@ def pictures_in(folder: Path, classes: Sequence[str]) -> list[Filed]:
                 "move the pictures into a folder of their class"
             )
         found = [
-            Filed(path, labels[each.name])
+            PictureFile(path, labels[each.name])
             for each in folders
             for path in sorted(each.rglob("*"))
             if is_picture(path)

@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from stn_train.data.distortions import Distortion
+from stn_train.data.distortion import Distortion
 from stn_train.data.images import Images
 from stn_train.demo.graph import graph_of
 from stn_train.demo.runtime import PROGRAM, SCRIPT, notice, read_packed
 from stn_train.errors import ConfigError
-from stn_train.geometry.transforms import (
+from stn_train.geometry.grids import (
     AffineGrid,
     AttentionGrid,
-    ControlGrid,
     FixedAttentionGrid,
     MatrixGrid,
     ProjectiveGrid,
@@ -27,10 +25,12 @@ from stn_train.geometry.transforms import (
     TransformGrid,
     TranslationGrid,
 )
+from stn_train.geometry.meshes import ControlGrid
+from stn_train.html import template
 from stn_train.models.network import parameter_count
 from stn_train.models.spatial_transformer import SpatialTransformer
 from stn_train.runs.directory import Run
-from stn_train.runs.files import write_atomically
+from stn_train.runs.files import write_bytes
 from stn_train.runs.result import Result
 from stn_train.tasks.classification import Classification
 from stn_train.visualiser.pages import one_of_each
@@ -80,7 +80,7 @@ def save_page(run: Run, test: Images, path: Path) -> Path:
     """Write the live page of a run; returns the path. Raises as `demo_page` does."""
     content = demo_page(run, test).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda stream: stream.write(content))
+    write_bytes(path, content)
     return path
 
 
@@ -97,14 +97,7 @@ def demo_page(run: Run, test: Images) -> str:
                 f"of this run is {run.config.task_name}"
             ]
         )
-    environment = Environment(
-        loader=PackageLoader("stn_train.demo", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html").render(demo=demo_of(run, test))
+    return template("demo", "page.html").render(demo=demo_of(run, test))
 
 
 def demo_of(run: Run, test: Images) -> Demo:

@@ -137,10 +137,10 @@ def small_similarities(
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Random similarities (B, 2, 3) near the identity; without a generator, of the device's own.
+    """Random similarities (B, 2, 3) near the identity.
 
     spread: standard deviation of the angle in radians, of the logarithm of the scale, and of both
-    shifts in half sides of the image.
+    shifts in half sides of the image. generator: None for the device's own.
     """
     angle, log_scale, *shift = spread * torch.randn(4, count, generator=generator, device=device)
     scale = log_scale.exp()

@@ -86,17 +86,17 @@ class Stage(NamedTuple):
         return [kind(channels, self.filters, self.kernel), *dropout, pooling, nn.ReLU()]
 
     def output(self, shape: Shape) -> Shape:
-        """The shape of the maps that it makes of maps of a shape."""
+        """The shape of the output, for an input of this shape."""
         height, width = ((side - self.kernel + 1 + self.rounds_up) // 2 for side in shape[1:])
         return self.filters, height, width
 
     def least_input(self, output: int) -> int:
-        """The smallest side of a map of which an output of a side is left."""
+        """The smallest side of an input that leaves an output of this side."""
         return 2 * output - self.rounds_up + self.kernel - 1
 
 
 def least_input(stages: Sequence[Stage]) -> int:
-    """The smallest side of a map of which stages in a row leave a pixel."""
+    """The smallest side of an input of which stages, one after another, leave a pixel."""
     side = 1
     for stage in reversed(stages):
         side = stage.least_input(side)
@@ -136,14 +136,7 @@ class StagedBackbone(Backbone):
         house numbers (section 4.2).
         """
         width = self.stage_localisation_hidden
-        layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(pixels_of(shape), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
-        return layers, width
+        return nn.Sequential(nn.Flatten(), *hidden_layers(pixels_of(shape), width, 2)), width
 
 
 class FullyConnected(Backbone):
@@ -162,10 +155,7 @@ class FullyConnected(Backbone):
     def classifier(self, shape: Shape, outputs: int) -> nn.Module:
         return nn.Sequential(
             nn.Flatten(),
-            nn.Linear(pixels_of(shape), self.hidden),
-            nn.ReLU(),
-            nn.Linear(self.hidden, self.hidden),
-            nn.ReLU(),
+            *hidden_layers(pixels_of(shape), self.hidden, 2),
             nn.Dropout(self.dropout),
             OutputLayer(self.hidden, outputs),
         )
@@ -173,16 +163,7 @@ class FullyConnected(Backbone):
     @override
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:
         width = self.localisation_hidden
-        layers = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(pixels_of(shape), width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-            nn.Linear(width, width),
-            nn.ReLU(),
-        )
-        return layers, width
+        return nn.Sequential(nn.Flatten(), *hidden_layers(pixels_of(shape), width, 3)), width
 
 
 class Convolutional(StagedBackbone):
@@ -284,10 +265,7 @@ class Strided(Convolutional):
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(width * positions, features),
-            nn.ReLU(),
-            nn.Linear(features, features),
-            nn.ReLU(),
+            *hidden_layers(width * positions, features, 2),
         )
         return layers, features
 
@@ -394,6 +372,15 @@ class Inception(Backbone):
     def load_pretrained(self, network: nn.Module) -> None:
         if self.pretrained:
             inception.load_pretrained(network)
+
+
+def hidden_layers(inputs: int, units: int, count: int) -> list[nn.Module]:
+    """So many fully connected layers of the same width in a row, each with its ReLU."""
+    layers: list[nn.Module] = []
+    for _ in range(count):
+        layers += [nn.Linear(inputs, units), nn.ReLU()]
+        inputs = units
+    return layers
 
 
 def pixels_of(shape: Shape) -> int:

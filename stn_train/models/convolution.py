@@ -20,7 +20,7 @@ from typing_extensions import override
 from stn_train.geometry.plane import sample
 
 PAYS_BELOW = 0.75
-"""Fourier's multiplications, as a share of a direct convolution's, from which on it is slower."""
+"""The Fourier transform pays below this share of a direct convolution's multiplications."""
 
 
 class Convolution(nn.Conv2d):

@@ -49,18 +49,21 @@ class TrunkSize(NamedTuple):
     """Filters of each layer, as a multiple of GoogLeNet's."""
 
     def filters(self, count: int) -> int:
-        """So many filters of GoogLeNet's, here."""
+        """A number of GoogLeNet's filters, scaled by the width."""
         return max(1, round(self.width * count))
 
     def output(self, shape: Shape) -> Shape:
-        """The shape of the maps that a trunk makes of images of a shape."""
+        """The shape of a trunk's maps, for images of this shape."""
         *_, (name, filters) = [*BLOCKS.items()][: self.blocks]
         one, _, three, _, five, pooled = map(self.filters, filters)
         height, width = (self.side(side, name) for side in shape[1:])
         return one + three + five + pooled, height, width
 
     def side(self, side: int, last: str) -> int:
-        """The side of the maps of a block, of an image with a side."""
+        """The side of the maps behind a block, for images of this side.
+
+        last: the block.
+        """
         side = (side + 1) // 2  # conv1
         windows = [3, 3, *(window for name, (_, window) in POOLED.items() if name <= last)]
         for window in windows:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_train.geometry.grids import TransformGrid
 from stn_train.geometry.matrices import affine_map, small_similarities
 from stn_train.geometry.plane import KERNELS, Kernel, pixel_centres, sample
-from stn_train.geometry.transforms import TransformGrid
 
 
 class Warp(NamedTuple):
@@ -104,8 +104,8 @@ class SpatialTransformer(nn.Module):
     ) -> Tensor:
         """The warped maps: (B, C, H, W) -> (B, C, H', W').
 
-        small: the maps as `pooled` makes them, features: what the localisation network makes of
-        those, where somebody has them already.
+        small: the maps as `pooled` returns them, features: what the localisation network makes of
+        those. They are computed here unless the caller has them already.
         """
         return self.warp(maps, small, features).output
 

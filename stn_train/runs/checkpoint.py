@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from stn_train.config import Config, recorded
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.data.images import ImageFormat
 from stn_train.errors import CheckpointError, ConfigError
 from stn_train.models.network import Network
@@ -218,7 +218,7 @@ def wrong_with_images(images: dict[str, Any]) -> str | None:
 def config_of(path: Path, checkpoint: Checkpoint) -> Config:
     """The config a checkpoint was trained with, checked like any other."""
     try:
-        return check(recorded(checkpoint.config), Source("its config"))
+        return check(recorded(checkpoint.config), ConfigSource("its config"))
     except ConfigError as error:
         reason = "; ".join(error.problems)
         raise CheckpointError(f"{path} holds a config that is not valid: {reason}") from None

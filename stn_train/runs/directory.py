@@ -35,7 +35,7 @@ from stn_train.runs.files import (
     TEMPORARY,
     FolderLock,
     remove_temporaries,
-    write_atomically,
+    write_bytes,
     write_json,
 )
 from stn_train.runs.shipped_models import located
@@ -185,15 +185,18 @@ class RunDirectory:
 
     def begin(self, config: Config, environment: dict[str, Any], step: int) -> None:
         """Write config and environment; forget metrics and snapshots of steps after ``step``."""
-        settings = yaml.safe_dump(config.as_dict(), sort_keys=False)
-        write_atomically(self.config, lambda stream: stream.write(settings.encode()))
+        self.write_config(config)
         write_json(self.environment, environment)
         if self.metrics.exists():
             self.mend_metrics()
             kept = [record for record in self.read_metrics() if record["step"] <= step]
             text = "".join(json.dumps(record) + "\n" for record in kept)
-            write_atomically(self.metrics, lambda stream: stream.write(text.encode()))
+            write_bytes(self.metrics, text.encode())
         self.forget_snapshots(step)
+
+    def write_config(self, config: Config) -> None:
+        """Write config.yaml."""
+        write_bytes(self.config, yaml.safe_dump(config.as_dict(), sort_keys=False).encode())
 
     def snapshot(self, step: int) -> Path:
         """The file of the model after ``step`` steps."""
@@ -234,7 +237,7 @@ class RunDirectory:
         content = self.metrics.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
-            write_atomically(self.metrics, lambda stream: stream.write(whole))
+            write_bytes(self.metrics, whole)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; raises CheckpointError if they cannot be read."""

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from stn_train.data.mnist import load_mnist
-from stn_train.data.sources import data_directory
+from stn_train.data.source import data_directory
 from stn_train.errors import ConfigError, DataError
 from stn_train.runs.machine import choose_device
 
 PACKAGE = Path(__file__).parent.parent
 
-SOURCES = ("*.py", "*.html")
+SOURCE_FILES = ("*.py", "*.html")
 """The files of the package that decide what it does, besides the shipped data."""
 
 EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "ray", "kornia")
@@ -78,7 +78,7 @@ def source_sha256() -> str:
     The same for a checkout and an installation of it.
     """
     digest = hashlib.sha256()
-    found = [path for pattern in SOURCES for path in PACKAGE.rglob(pattern)]
+    found = [path for pattern in SOURCE_FILES for path in PACKAGE.rglob(pattern)]
     for name, path in sorted((path.relative_to(PACKAGE).as_posix(), path) for path in found):
         digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
@@ -96,7 +96,7 @@ def hardware(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def examine(device: str, data_dir: Path | None = None) -> dict[str, Any]:
+def examine(device: str, data_dir: Path | None) -> dict[str, Any]:
     """What this machine has, for ``stn-train --doctor``: text, numbers, or lists of text.
 
     device: as on the command line; if it is unavailable, that is said and the CPU described.

@@ -67,6 +67,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write_to_disk(temporary, write)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write bytes as a file, atomically."""
+    write_atomically(path, lambda stream: stream.write(content))
+
+
 def fsync_directory(folder: Path) -> None:
     """Make a rename in a folder survive a crash; not needed on Windows."""
     if os.name == "nt":
@@ -86,8 +91,7 @@ def remove_temporaries(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as a JSON file, atomically."""
-    text = pretty_json(content) + "\n"
-    write_atomically(path, lambda stream: stream.write(text.encode()))
+    write_bytes(path, f"{pretty_json(content)}\n".encode())
 
 
 def pretty_json(content: Any) -> str:

@@ -9,7 +9,7 @@ from stn_train.errors import CheckpointError
 from stn_train.models.network import parameter_count
 from stn_train.runs.checkpoint import Checkpoint, images_entry, save_model
 from stn_train.runs.directory import Run, RunDirectory
-from stn_train.runs.files import write_atomically
+from stn_train.runs.files import write_bytes
 from stn_train.runs.result import Result
 
 
@@ -23,13 +23,11 @@ def write_hub(run: Run, folder: Path) -> None:
         raise CheckpointError(f"{run.directory.path} {told}")
     result = Result.read(run.directory.result)
     folder.mkdir(parents=True, exist_ok=True)
-    target, config = RunDirectory(folder), run.config.as_dict()
-    weights = run.model.state_dict()
-    checkpoint = Checkpoint(config, run.step, weights, {}, images_entry(run.format))
+    target, config, weights = RunDirectory(folder), run.config, run.model.state_dict()
+    checkpoint = Checkpoint(config.as_dict(), run.step, weights, {}, images_entry(run.format))
     save_model(target.model, checkpoint, result.measured())
-    settings, card = yaml.safe_dump(config, sort_keys=False), model_card(run, result)
-    write_atomically(target.config, lambda stream: stream.write(settings.encode()))
-    write_atomically(folder / "README.md", lambda stream: stream.write(card.encode()))
+    target.write_config(config)
+    write_bytes(folder / "README.md", model_card(run, result).encode())
 
 
 def model_card(run: Run, result: Result) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.errors import CheckpointError
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.files import absent

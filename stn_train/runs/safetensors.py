@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from stn_train.errors import CheckpointError
-from stn_train.runs.files import write_atomically
+from stn_train.runs.files import write_bytes
 
 TYPES = {
     "F64": torch.float64,
@@ -59,8 +59,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     values = b"".join(parts)
     header[METADATA] |= {"sha256": sha256(values), "header_sha256": header_digest(header)}
     encoded = encode(header)
-    length = len(encoded).to_bytes(8, "little")
-    write_atomically(path, lambda stream: stream.write(length + encoded + values))
+    write_bytes(path, len(encoded).to_bytes(8, "little") + encoded + values)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -29,13 +29,23 @@ from ray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
+from typing_extensions import override
 
-from stn_train.data.sources import DATA_DIR_VARIABLE
+from stn_train.data.source import DATA_DIR_VARIABLE
 from stn_train.errors import ConfigError, StnError
 from stn_train.runs.machine import choose_device, cores, keep_freed_memory
 from stn_train.runs.signals import StoppedError, StopSignals
 from stn_train.table.board import Board
-from stn_train.table.engines import Event, Outcome, Tell, Teller, Warned, Work, run_job
+from stn_train.table.engines import (
+    Engine,
+    Event,
+    EventObserver,
+    Outcome,
+    Tell,
+    Warned,
+    Work,
+    run_job,
+)
 from stn_train.table.plan import Job
 
 RUNS_PER_GPU = 4
@@ -129,7 +139,7 @@ def train_on_node(order: Order, job: Job, again: bool) -> Outcome | NotShared | 
         os.chdir(order.directory)
     torch.set_num_threads(int(ray.get_runtime_context().get_assigned_resources()["CPU"]))
     keep_freed_memory()
-    observer = Teller(job, lambda event: order.board.post.remote(pickle.dumps(event)))
+    observer = EventObserver(job, lambda event: order.board.post.remote(pickle.dumps(event)))
     until = time.monotonic() + (SECONDS_FOR_THE_LOCK if again else 0)
     try:
         outcome = run_job(job, order.work, observer)
@@ -141,7 +151,7 @@ def train_on_node(order: Order, job: Job, again: bool) -> Outcome | NotShared | 
         return None
 
 
-class OnRay:
+class OnRay(Engine):
     """Trains runs on Ray, started here for this command or joined at an address."""
 
     def __init__(self, work: Work, at_once: int | None, address: str | None) -> None:
@@ -170,16 +180,17 @@ class OnRay:
         return room_in(nodes, self.on_gpu, self.most)
 
     @property
+    @override
     def at_once(self) -> int:
-        """See `Engine.at_once`."""
         return self.room.at_once
 
+    @override
     def run(self, jobs: Sequence[Job], tell: Tell) -> None:
-        """See `Engine.run`."""
         with silent_stdout(), token_in(self.work.folder) as token:
             order = Order(self.work, token, sys.argv, Path.cwd(), self.board)
             Tasks(self, order, jobs, tell).run()
 
+    @override
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         with silent_stdout():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
 from stn_train.table.paper import Experiment, PaperTable, experiment_of

@@ -8,9 +8,10 @@ import gc
 import importlib.util
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from typing_extensions import override
 
@@ -21,7 +22,7 @@ from stn_train.runs.result import Result
 from stn_train.runs.signals import StoppedError
 from stn_train.table.paper import published_for
 from stn_train.table.plan import Job, finished
-from stn_train.trainer import train
+from stn_train.trainer.loop import train
 from stn_train.trainer.observers import Observer, Start
 
 EXTRA = "pip install 'stn_train[ray]'"
@@ -86,13 +87,15 @@ class Work(NamedTuple):
     data_dir: Path | None
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Trains runs."""
 
     @property
+    @abstractmethod
     def at_once(self) -> int:
         """How many runs it trains at a time."""
 
+    @abstractmethod
     def run(self, jobs: Sequence[Job], tell: Tell) -> None:
         """Train runs, each from its newest checkpoint; returns when all have ended.
 
@@ -100,8 +103,8 @@ class Engine(Protocol):
         saved their state: StoppedError, KeyboardInterrupt or Terminated.
         """
 
-    def close(self) -> None:
-        """Free what it holds."""
+    def close(self) -> None:  # noqa: B027
+        """Free what it holds; most hold nothing."""
 
 
 def engine_for(work: Work, at_once: int | None, address: str | None) -> Engine:
@@ -125,10 +128,11 @@ def engine_for(work: Work, at_once: int | None, address: str | None) -> Engine:
     return OnRay(work, at_once, address)
 
 
-class InThisProcess:
+class InThisProcess(Engine):
     """Trains one run after another.
 
-    Several such processes can share a folder: each leaves out what another one is training.
+    Several such processes can share a folder: what another one is training is tried again after
+    all other runs.
     """
 
     at_once = 1
@@ -136,8 +140,8 @@ class InThisProcess:
     def __init__(self, work: Work) -> None:
         self.work = work
 
+    @override
     def run(self, jobs: Sequence[Job], tell: Tell) -> None:
-        """See `Engine.run`. Runs that other processes have are tried again after all others."""
         keep_freed_memory()
         left = []
         for job in jobs:
@@ -151,13 +155,10 @@ class InThisProcess:
 
     def train(self, job: Job, tell: Tell) -> Outcome:
         """Train one run."""
-        return run_job(job, self.work, Teller(job, tell))
-
-    def close(self) -> None:
-        """Nothing is held."""
+        return run_job(job, self.work, EventObserver(job, tell))
 
 
-class Teller(Observer):
+class EventObserver(Observer):
     """Makes events of what happens in a run."""
 
     def __init__(self, job: Job, tell: Tell) -> None:

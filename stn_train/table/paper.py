@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from stn_train.config import Cell, Config, experiment_title
+from stn_train.cell import Cell, experiment_title
+from stn_train.config import Config
 from stn_train.config_errors import nearest
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result

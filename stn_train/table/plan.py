@@ -5,7 +5,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from stn_train.config import Cell, Config, refuse_other_config
+from stn_train.cell import Cell
+from stn_train.config import Config
+from stn_train.config_changes import refuse_other_config
 from stn_train.config_file import load_config
 from stn_train.errors import ConfigError
 from stn_train.runs.directory import RunDirectory

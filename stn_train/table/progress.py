@@ -11,7 +11,7 @@ from stn_train.config import Config
 from stn_train.runs.directory import RunDirectory, is_record
 from stn_train.table.engines import Event, Outcome, Progressed, Warned
 from stn_train.table.plan import Job
-from stn_train.trainer.observers import tell, teller
+from stn_train.trainer.observers import tell
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -47,7 +47,8 @@ class Progress:
 
     def note(self, line: str) -> None:
         """Tell something that is neither a warning nor a failure."""
-        teller(self.quiet)(line)
+        if not self.quiet:
+            tell(line)
 
     def __call__(self, event: Event) -> None:
         """Take an event into account, and tell it; now and then, how far all are."""

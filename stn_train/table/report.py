@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from stn_train.data.distortions import Warping
+from stn_train.data.distortion import Warping
 from stn_train.demo.page import demo_page, sliders
 from stn_train.errors import CheckpointError, DataError, StnError
+from stn_train.html import template
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result, finished_runs, reference_results
 from stn_train.runs.shipped_models import FOLDER, is_shipped
@@ -148,15 +148,8 @@ def report(
     pictures, no_pictures = shown_pictures(runs, table, data_dir)
     shown = table.part({row.cell for row in rows})
     errors = error_table(rows, shown, "")
-    environment = Environment(
-        loader=PackageLoader("stn_train.table", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["verdict"] = lambda row: verdict(row, table)
-    return environment.get_template("report.html").render(
+    page = template("table", "report.html", verdict=lambda row: verdict(row, table))
+    return page.render(
         table=shown,
         runs=len(results),
         circumstances=circumstances(results),

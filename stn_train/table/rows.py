@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, Literal
 
-from stn_train.config import Cell, Config, changed_settings
+from stn_train.cell import Cell
+from stn_train.config import Config
+from stn_train.config_changes import changed_settings
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
 from stn_train.table.paper import Experiment, PaperTable, experiment_of

@@ -1,7 +1,7 @@
 """What a network is asked to do: its inputs, targets, loss and score."""
 
 from stn_train.tasks.addition import Addition
-from stn_train.tasks.base import Batch, Measure, Task
+from stn_train.tasks.base import Task
 from stn_train.tasks.classification import Classification
 from stn_train.tasks.colocalisation import Colocalisation
 from stn_train.tasks.extrusion import Extruded
@@ -15,15 +15,3 @@ TASKS: dict[str, type[Task]] = {
     "colocalisation": Colocalisation,
 }
 """What `task` in a config can be."""
-
-__all__ = [
-    "TASKS",
-    "Addition",
-    "Batch",
-    "Classification",
-    "Colocalisation",
-    "Extruded",
-    "Measure",
-    "Recognition",
-    "Task",
-]

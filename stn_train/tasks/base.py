@@ -12,7 +12,8 @@ from typing import ClassVar, NamedTuple, Self
 from pydantic import PrivateAttr
 from torch import Generator, Tensor
 
-from stn_train.data.distortions import Distortion, Undistorted
+from stn_train.data.distortion import Distortion
+from stn_train.data.distortions import Undistorted
 from stn_train.data.draws import Draws
 from stn_train.data.images import ImageFormat, Images, Shape
 from stn_train.data.sources import Splits

@@ -17,7 +17,8 @@ from torch import Generator, Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 from typing_extensions import override
 
-from stn_train.data.distortions import DISTORTIONS, Distortion, Placing
+from stn_train.data.distortion import Distortion, Placing
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.draws import Draws, stream_generator
 from stn_train.data.images import ImageFormat, Images, Shape
 from stn_train.data.sources import Splits
@@ -36,8 +37,8 @@ SETTLED_SHARE = 1 / 14
 NEAREST = 3
 """How many of the other canvases' windows a place is compared with: those most like it."""
 
-LEAST_OVERLAP = 0.5
-"""A box is right where its overlap with the image's is larger: intersection over union (A.2)."""
+LEAST_IOU = 0.5
+"""A box is right where its intersection over union with the image's is larger (A.2)."""
 
 
 class Colocalisation(Task):
@@ -198,7 +199,7 @@ class Colocalisation(Task):
 
     @override
     def score(self, answers: Tensor, targets: Tensor) -> Tensor:
-        return overlap(answers, targets) > LEAST_OVERLAP
+        return intersection_over_union(answers, targets) > LEAST_IOU
 
 
 MAPS = WeakTensorKeyDictionary()
@@ -249,8 +250,8 @@ def centres(boxes: Tensor) -> Tensor:
     return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
-def overlap(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes (B, 4), one by one: (B,)."""
+def intersection_over_union(boxes: Tensor, others: Tensor) -> Tensor:
+    """Of boxes (B, 4), one by one: (B,)."""
     top_left = torch.maximum(boxes[:, :2], others[:, :2])
     bottom_right = torch.minimum(boxes[:, 2:], others[:, 2:])
     shared = (bottom_right - top_left).clamp(min=0).prod(1)

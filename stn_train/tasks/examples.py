@@ -23,9 +23,9 @@ WATCHED = 256
 """Images on which the spatial transformers are watched during training."""
 
 MOST_AT_ONCE, MOST_VALUES_AT_ONCE = 500, 1 << 24
-"""Of the inputs that are made at once, as many as stay in the processor's cache or, where they are
-large, in memory: 27 of 3 x 448 x 448. Constants, since the last bit of a network's output can
-depend on it and the number reported must not."""
+"""At most so many inputs, with so many values, are made at once: they stay in the processor's cache
+or, where they are large, in memory (27 of 3 x 448 x 448). Constants, since the last bit of a
+network's output can depend on them and the number reported must not."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Examples:
     @classmethod
     def drawn(cls, task: Task, images: Images, purpose: str, number: int) -> "Examples":
         """Images with the ``number``-th of the fixed draws for a purpose."""
-        task = task.with_distortion(task.distortion.for_measuring())
+        task = task.with_distortion(task.distortion.for_evaluation())
         draws = task.draw(images, stream_generator(FIXED_SEED, purpose, number))
         return cls(task, images, on_device(draws, images))
 

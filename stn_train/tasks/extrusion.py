@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from torch import Generator, Tensor
 from typing_extensions import override
 
-from stn_train.data.distortions import Degrees
+from stn_train.data.distortion import Degrees
 from stn_train.data.draws import Draws, draw_uniform
 from stn_train.data.images import ImageFormat, Images, Shape
 from stn_train.geometry.matrices import combine, homogeneous, rotations

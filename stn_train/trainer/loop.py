@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,18 +14,19 @@ from stn_train.config import Config
 from stn_train.data.sources import Splits
 from stn_train.diagnosis import circumstances, judge, of_transformer, watched
 from stn_train.errors import DivergenceError, StnError
-from stn_train.evaluator import Evaluation, evaluate, predict, score_percent
+from stn_train.evaluator import Evaluation, evaluate, score_percent
 from stn_train.models.network import Network, parameter_count
 from stn_train.runs.checkpoint import save_checkpoint, save_model
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
-from stn_train.runs.machine import hand_back_freed_memory, wait_for
+from stn_train.runs.machine import hand_back_freed_memory
 from stn_train.runs.result import NUMERICS, Result
 from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
 from stn_train.tasks.examples import Examples
-from stn_train.trainer.observers import Observer, Start, TensorBoard
+from stn_train.trainer.observers import Observer, Start
 from stn_train.trainer.state import State
+from stn_train.trainer.tensorboard import TensorBoard
 from stn_train.trainer.trackers import Tracker
 
 
@@ -263,59 +264,3 @@ def snapshot_steps(steps: int, count: int) -> set[int]:
     if count < 2:
         return {steps} if count else set()
     return {round(steps * (number / (count - 1)) ** 3) for number in range(count)}
-
-
-# The rehearsal: some steps are taken, and the time of the whole run is extrapolated.
-
-WARM_UP_STEPS = 4
-"""Not timed: memory is allocated, kernels are chosen, and on a GPU the step is recorded."""
-MIN_TIMED_STEPS, SECONDS = 2, 2.0
-TESTED_IMAGES = 1000
-
-
-class Rehearsal(NamedTuple):
-    """What a whole run would take."""
-
-    parameters: int
-    steps: int
-    step_seconds: float
-    test_seconds: float
-    total_seconds: float
-    """Steps, validations and the test."""
-
-
-def rehearse(
-    config: Config,
-    splits: Splits,
-    device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Rehearsal:
-    """Take a few steps of a run and test it a little; writes nothing.
-
-    clock: what seconds are measured by; `time.process_time` where other programs share the core.
-    """
-    state = State(config, splits.to(device), device)
-    settings = config.train
-    step_seconds: list[float] = []
-    warm_up = min(WARM_UP_STEPS, state.steps - 1)
-    batches = state.draw_pass(0).batches(settings.batch_size)
-    while state.step < state.steps:
-        if len(step_seconds) >= MIN_TIMED_STEPS and sum(step_seconds) > SECONDS:
-            break
-        started = clock()
-        state.take_step(batches[state.step % len(batches)])
-        wait_for(device)
-        if state.step > warm_up:
-            step_seconds.append(clock() - started)
-    some = Examples.for_test(config.task, state.splits.test[:TESTED_IMAGES], 0)
-    predict(state.evaluated, some)
-    started = clock()
-    predict(state.evaluated, some)
-    wait_for(device)
-    image_seconds = (clock() - started) / len(some)
-    step = sorted(step_seconds)[len(step_seconds) // 2]
-    test = image_seconds * len(splits.test) * config.evaluate.draws
-    validations = math.ceil(state.steps / (state.pass_steps * settings.validate_every))
-    validation = image_seconds * len(splits.validation) * validations
-    total = state.steps * step + validation + test
-    return Rehearsal(parameter_count(state.model), state.steps, step, test, total)

@@ -112,7 +112,7 @@ newton_schulz: five times the step that grows small ones fastest (Jordan et al.)
 the first three steps of Amsel et al. 2025 (arXiv 2505.16932, algorithm 1).
 """
 LEAST_SIDE = 64
-"""Of a matrix, for which bfloat16 is worth its conversions."""
+"""A matrix with a smaller side is not worth the conversion to bfloat16."""
 ADAM_RMS = 0.2
 """Root mean square of a step of AdamW, in learning rates (Liu et al.)."""
 
@@ -198,7 +198,7 @@ def orthogonal(matrix: Tensor, iteration: str) -> Tensor:
 
 
 GRAM_FROM = 4
-"""Columns a row from which on the way over the Gram matrix takes less time."""
+"""With more columns than this for each row, the way over the Gram matrix takes less time."""
 
 
 def gram_factor(matrix: Tensor, steps: Sequence[tuple[float, float, float]]) -> Tensor:

@@ -15,7 +15,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stn_train.config import Config, changed_settings, refuse_other_config
+from stn_train.config import Config
+from stn_train.config_changes import changed_settings, refuse_other_config
 from stn_train.data.draws import stream_seed
 from stn_train.data.sources import Splits
 from stn_train.errors import CheckpointError, ConfigError, DivergenceError
@@ -30,7 +31,7 @@ from stn_train.runs.checkpoint import (
 from stn_train.runs.machine import autocast, choose_precision, seed_generator
 from stn_train.tasks.examples import Examples, Pass, draw_pass
 from stn_train.trainer.cuda_graph import RecordedStep
-from stn_train.trainer.observers import Meter
+from stn_train.trainer.meter import Meter
 from stn_train.trainer.optimisers import (
     AveragedWeights,
     build_optimizer,

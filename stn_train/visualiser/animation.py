@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from stn_train.data.distortions import Warping
+from stn_train.data.distortion import Warping
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.evaluator import score_percent

@@ -15,8 +15,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from torch import Tensor
 
 from stn_train.config import Config
-from stn_train.data.distortions import DIGIT_PX, Warping
-from stn_train.data.images import ImageFormat, Images
+from stn_train.data.distortion import Warping
+from stn_train.data.images import DIGIT_PX, ImageFormat, Images
 from stn_train.errors import ConfigError
 from stn_train.evaluator import answer, confusion_of, wilson_interval
 from stn_train.runs.directory import Run

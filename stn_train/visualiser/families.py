@@ -12,9 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
-from stn_train.data.distortions import Warping, distort
+from stn_train.data.distortion import Warping, distort
+from stn_train.geometry.grids import TransformGrid
 from stn_train.geometry.plane import pixel_centres, sample
-from stn_train.geometry.transforms import Transform, TransformGrid
+from stn_train.geometry.transforms import Transform
 from stn_train.visualiser.pages import draw_grid
 from stn_train.visualiser.style import GREY, GRID_COLOURS, make_room, show
 
@@ -28,6 +29,8 @@ POINTS = (16, 16)
 RANDOM_MAPS = 4
 """Of each family."""
 
+MAPS_SEED = 1
+
 DISPLACEMENT = 0.23
 """How far a random map moves points: root mean square, in half sides of the image."""
 
@@ -38,6 +41,8 @@ SETTLING = 10
 
 UNDONE = 100
 """Draws of a distortion that are undone."""
+
+UNDONE_SEED = 8
 
 ITERATIONS = 100
 """Of the search for the theta that undoes best."""
@@ -61,7 +66,7 @@ class Pair(NamedTuple):
 
 
 @torch.no_grad()
-def random_maps_page(families: Families, image: Tensor, seed: int = 1) -> Figure:
+def random_maps_page(families: Families, image: Tensor) -> Figure:
     """An image (C, H, W) in [0, 1] under random maps of each family, in its default settings.
 
     All maps move the image equally far, so that the rows differ by what the families can do.
@@ -69,7 +74,7 @@ def random_maps_page(families: Families, image: Tensor, seed: int = 1) -> Figure
     rows = {}
     for name, family in families.items():
         transform = family().build()
-        grids = transform(random_maps(transform, seed), (image.shape[1], image.shape[2]))
+        grids = transform(random_maps(transform, MAPS_SEED), (image.shape[1], image.shape[2]))
         outputs = sample(image.expand(len(grids), -1, -1, -1), grids)  # (B, C, H, W)
         pairs = [Pair(image, *each) for each in zip(grids, outputs, strict=True)]
         rows[label(name, transform)] = pairs
@@ -92,16 +97,14 @@ def random_maps(transform: TransformGrid, seed: int) -> Tensor:
     return transform.identity + sizes * directions
 
 
-def undoing_page(
-    families: Families, digit: Tensor, distortions: Mapping[str, Warping], seed: int = 8
-) -> Figure:
+def undoing_page(families: Families, digit: Tensor, distortions: Mapping[str, Warping]) -> Figure:
     """A digit uint8 (C, H, W) under distortions, each undone as well as each family can.
 
     Drawn is the first of UNDONE draws; the number is what all of them leave in the mean: how far
     the digit's points are from where they were.
     """
     draws = {
-        name: distortion.draw(UNDONE, Generator().manual_seed(seed))
+        name: distortion.draw(UNDONE, Generator().manual_seed(UNDONE_SEED))
         for name, distortion in distortions.items()
     }
     rows: dict[str, list[Pair]] = {}

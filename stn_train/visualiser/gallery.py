@@ -14,8 +14,8 @@ from PIL import Image
 from stn_train.data.pictures import open_picture
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
-from stn_train.visualiser.pages import Inspected, draw_grid, grid_colours, inspect
-from stn_train.visualiser.style import bare, fitting_size, make_room, outline, show
+from stn_train.visualiser.pages import Inspected, draw_warps, inspect
+from stn_train.visualiser.style import bare, fitting_size, outline
 
 PANEL_INCHES = 1.45
 HEADER_INCHES = 0.9
@@ -76,16 +76,7 @@ def draw_picture(place: Any, inspected: Inspected, number: int, file: Path, widt
     panels[0].imshow(thumbnail(file))
     bare(panels[0])
     outline(panels[0], FRAME)  # else white paper has no edge
-    images = [inspected.inputs, *inspected.outputs.values()]
-    for axis, image in zip(panels[1:], images, strict=True):
-        show(axis, image[number])
-    make_room(panels[1], inspected.inputs)
-    colours = grid_colours(inspected)
-    for name, grid in inspected.grids.items():
-        draw_grid(panels[1], grid[number], colours[name])
-    for axis, name in zip(panels[2:], inspected.outputs, strict=True):
-        if len(colours) > 1 and name in colours:
-            outline(axis, colours[name])
+    draw_warps(panels[1:], inspected, number)
     answer, name = inspected.answers[number], file.name
     short = name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
     text = f"{short} → {answer.given} ({answer.percent:.0f} %)"

@@ -80,9 +80,10 @@ def health_page(run: Run, test: Images) -> Figure:
         raise ConfigError([f"{run.config.title} has no spatial transformer to be healthy"])
     examples = Examples.for_test(run.config.task, test[:WATCHED], 0)
     records = history(run, examples)
+    given = surroundings(run, examples)
     verdicts = []
-    for name, given in surroundings(run, examples).items():
-        finding = judge(of_transformer(records[-1], name), given)
+    for name, own in given.items():
+        finding = judge(of_transformer(records[-1], name), own)
         verdicts += [(line, finding) for line in sentences(run, name, finding)]
     heights = [0.75 + LINE_INCHES * len(verdicts), 5.6, 1.3]
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), dpi=110)
@@ -95,8 +96,7 @@ def health_page(run: Run, test: Images) -> Figure:
         place = 1 - (0.65 + LINE_INCHES * number) / heights[0]
         colour = RIGHT if finding.healthy else WRONG
         head.text(0.5, place, line, ha="center", va="center", fontsize=10.5, color=colour)
-    first = next(iter(surroundings(run, examples).values()))
-    draw_panels(body, run, records, first)
+    draw_panels(body, run, records, next(iter(given.values())))
     draw_examples(foot, run, test)
     return figure
 

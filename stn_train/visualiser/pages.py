@@ -6,7 +6,7 @@ Every function returns a matplotlib Figure that nothing else refers to; `style.s
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
+from stn_train.evaluator import predict
 from stn_train.models.network import Network, Trace
 from stn_train.runs.directory import Run
 from stn_train.tasks.examples import Examples
@@ -197,23 +198,30 @@ def draw_example(place: Any, inspected: Inspected, number: int, width: float) ->
 
     width: of the place, in inches.
     """
-    images = [inspected.inputs, *inspected.outputs.values()]
-    panels = place.subplots(1, len(images), squeeze=False)[0]
+    panels = place.subplots(1, 1 + len(inspected.outputs), squeeze=False)[0]
     place.subplots_adjust(left=0.04, right=0.96, bottom=0.02, top=0.84, wspace=0.06)
+    draw_warps(panels, inspected, number)
+    if inspected.answers:
+        answer = inspected.answers[number]
+        text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"
+        place.suptitle(text, fontsize=fitting_size(text, width, 9), y=0.97, color=answer.colour)
+
+
+def draw_warps(panels: Sequence[Axes], inspected: Inspected, number: int) -> None:
+    """An input with the grids that it is read at, then what each transformer made of it.
+
+    Of several transformers in front, each output has a frame in the colour of its grid.
+    """
+    images = [inspected.inputs, *inspected.outputs.values()]
     for axis, image in zip(panels, images, strict=True):
         show(axis, image[number])
     make_room(panels[0], inspected.inputs)
     colours = grid_colours(inspected)
     for name, grid in inspected.grids.items():
         draw_grid(panels[0], grid[number], colours[name])
-    if len(inspected.grids) > 1:
-        for axis, name in zip(panels[1:], inspected.outputs, strict=True):
-            if name in colours:
-                outline(axis, colours[name])
-    if inspected.answers:
-        answer = inspected.answers[number]
-        text = f"{answer.target} → {answer.given} ({answer.percent:.0f} %)"
-        place.suptitle(text, fontsize=fitting_size(text, width, 9), y=0.97, color=answer.colour)
+    for axis, name in zip(panels[1:], inspected.outputs, strict=True):
+        if len(colours) > 1 and name in colours:
+            outline(axis, colours[name])
 
 
 def grid_colours(inspected: Inspected) -> dict[str, str]:
@@ -322,7 +330,7 @@ def worst_mistakes(run: Run, examples: Examples) -> Tensor:
     Raises ConfigError if the task has no classes.
     """
     refuse_without_classes(run)
-    outputs, targets = outputs_and_targets(run.model, examples)
+    outputs, targets = predict(run.model, examples)
     wrong = (run.config.task.answers(outputs) != targets).nonzero()[:, 0]
     confidences = outputs.softmax(1).amax(1)
     return wrong[confidences[wrong].argsort(descending=True)]
@@ -332,15 +340,3 @@ def refuse_without_classes(run: Run) -> None:
     """Raise ConfigError if an answer of the run's task is not one of several classes."""
     if not run.config.task.classes(run.format):
         raise ConfigError([f"{run.config.title}: the task has no classes to be mistaken for"])
-
-
-@torch.inference_mode()
-def outputs_and_targets(network: Network, examples: Examples) -> tuple[Tensor, Tensor]:
-    """What a network gives for examples (N, outputs), and what is right (N, ...)."""
-    network.eval()
-    outputs, targets = [], []
-    for part in examples.parts():
-        batch = examples.batch(part)
-        outputs.append(network(batch.inputs))
-        targets.append(batch.targets)
-    return torch.cat(outputs), torch.cat(targets)

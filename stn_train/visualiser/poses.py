@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stn_train.data.distortions import Warping
+from stn_train.data.distortion import Warping
+from stn_train.diagnosis import angles_deg, circular, root_mean_square
 from stn_train.errors import ConfigError
 from stn_train.geometry.matrices import fit_affine
 from stn_train.geometry.plane import pixel_centres
@@ -117,10 +118,9 @@ def poses_undone_by(matrices: Tensor, image_px: int) -> Poses:
     image_px: side of the undistorted image, for shifts in pixels.
     """
     linear, offset = matrices[:, :2, :2], matrices[:, :2, 2:]
-    angle = torch.atan2(linear[:, 1, 0] - linear[:, 0, 1], linear[:, 0, 0] + linear[:, 1, 1])
     area = torch.linalg.det(linear).abs()
     place = -torch.linalg.solve_ex(linear, offset).result[:, :, 0] / (2 / image_px)  # (N, 2)
-    poses = torch.stack([torch.rad2deg(angle), area.rsqrt(), place[:, 0], place[:, 1]], dim=1)
+    poses = torch.stack([angles_deg(matrices), area.rsqrt(), place[:, 0], place[:, 1]], dim=1)
     poses[(area < MIN_AREA) | ~poses.isfinite().all(1)] = math.nan
     return Poses(*poses.unbind(1))
 
@@ -136,10 +136,7 @@ def deviations(values: Tensor, name: str, labels: Tensor | None = None) -> Tenso
         members = groups == group
         part = values[members]
         if name == "angle_deg":
-            radians = torch.deg2rad(part)
-            mean = torch.atan2(radians.sin().mean(), radians.cos().mean())
-            turned = radians - mean
-            result[members] = torch.rad2deg(torch.atan2(turned.sin(), turned.cos()))
+            _, result[members] = circular(part)
         elif name == "scale":
             result[members] = part / part.mean() - 1
         else:
@@ -149,4 +146,4 @@ def deviations(values: Tensor, name: str, labels: Tensor | None = None) -> Tenso
 
 def spread(values: Tensor, name: str, labels: Tensor | None = None) -> float:
     """Standard deviation of a field of `Poses`, over all images or within their classes."""
-    return math.sqrt(float(deviations(values, name, labels).square().mean()))
+    return root_mean_square(deviations(values, name, labels))

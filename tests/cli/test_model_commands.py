@@ -15,7 +15,7 @@ from stn_train.cli import options
 from stn_train.data import sources
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.runs.directory import RunDirectory
-from stn_train.tasks import Measure
+from stn_train.tasks.base import Measure
 from stn_train.trainer.loop import train
 from stn_train.visualiser import animation, charts, pages
 

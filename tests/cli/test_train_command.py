@@ -20,14 +20,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import stn_train
+from stn_train.cell import Cell
 from stn_train.cli import export as cli_export
 from stn_train.cli import model as cli_model
 from stn_train.cli import train as cli_train
 from stn_train.cli.options import Device
-from stn_train.config import Cell
 from stn_train.config_file import load_config
 from stn_train.data.distortions import DISTORTIONS
-from stn_train.data.sources import DATA_DIR_VARIABLE
+from stn_train.data.source import DATA_DIR_VARIABLE
 from stn_train.errors import (
     CheckpointError,
     ConfigError,
@@ -44,7 +44,7 @@ from stn_train.runs.machine import choose_device
 from stn_train.settings import name_and_settings
 from stn_train.shipped_configs import shipped_configs
 from stn_train.table.paper import TABLES
-from stn_train.trainer import loop
+from stn_train.trainer import rehearsal
 from stn_train.trainer.loop import train
 from stn_train.trainer.observers import Observer
 from stn_train.visualiser import charts
@@ -637,7 +637,7 @@ def test_a_run_on_the_font_digits_of_earlier_versions_is_told(command, stopped, 
 
 @pytest.fixture
 def _short_rehearsals(monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS", 0.0)
+    monkeypatch.setattr(rehearsal, "TIMED_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from stn_train.config import Config
 from stn_train.config_file import load_config
-from stn_train.data.distortions import Clutter, Translation
+from stn_train.data.clutter import Clutter
+from stn_train.data.distortions import Translation
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
-from stn_train.tasks import Classification
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples, draw_pass
 
 

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from stn_train.config import Cell, Config
-from stn_train.data.distortions import DISTORTIONS, Crop
+from stn_train.cell import Cell
+from stn_train.config import Config
+from stn_train.data.crop import Crop
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import Images
-from stn_train.tasks import Addition, Recognition
+from stn_train.tasks.addition import Addition
 from stn_train.tasks.examples import Examples, draw_pass
+from stn_train.tasks.recognition import Recognition
 
 
 def photographs(count: int, side: int = 16) -> Images:
@@ -59,7 +62,7 @@ def test_what_is_measured_is_the_middle(side, square, first):
 @pytest.mark.parametrize("square", [20, 21])
 def test_a_square_larger_than_the_image_has_black_around_it(square):
     images, crop = photographs(40), Crop(canvas_px=square).fitted(16)
-    for distortion in (crop, crop.for_measuring()):
+    for distortion in (crop, crop.for_evaluation()):
         shown, _ = apply(distortion, images)
         torch.testing.assert_close(shown.sum((1, 2, 3)), images.pixels.sum((1, 2, 3)) / 255)
 

@@ -13,18 +13,16 @@ from scipy.interpolate import RBFInterpolator
 from typing_extensions import override
 
 from stn_train.config import Config
+from stn_train.data.crop import Crop
+from stn_train.data.distortion import Distortion, Warping, distort
 from stn_train.data.distortions import (
     DISTORTIONS,
-    Crop,
-    Distortion,
     Elastic,
     Projection,
     Rotation,
     RotationScaleTranslation,
     Translation,
     Undistorted,
-    Warping,
-    distort,
     elastic_system,
 )
 from stn_train.data.images import Images

@@ -14,17 +14,11 @@ from PIL import Image
 from torchvision import datasets
 
 from stn_train.config import Config
+from stn_train.data.folder import Folder
 from stn_train.data.images import Images
-from stn_train.data.sources import (
-    DATA_DIR_VARIABLE,
-    SOURCES,
-    DataSettings,
-    Folder,
-    Splits,
-    TorchvisionSource,
-    data_directory,
-    load_splits,
-)
+from stn_train.data.source import DATA_DIR_VARIABLE, data_directory
+from stn_train.data.sources import SOURCES, DataSettings, Splits, load_splits
+from stn_train.data.torchvision_sets import TorchvisionSource
 from stn_train.errors import ConfigError, DataError
 
 DOWNLOADED = {name: kind for name, kind in SOURCES.items() if issubclass(kind, TorchvisionSource)}

@@ -8,7 +8,8 @@ import torch
 from chromium import Chromium, find_browser
 from conftest import untrained
 
-from stn_train.data.distortions import DISTORTIONS, distort
+from stn_train.data.distortion import distort
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat, Images
 from stn_train.demo.page import demo_page, save_page
 from stn_train.errors import ConfigError

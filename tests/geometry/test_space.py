@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stn_train.geometry.grids import AffineGrid
 from stn_train.geometry.matrices import compose_matrices, inverse_similarity, rotations
 from stn_train.geometry.plane import pixel_centres, sample
-from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
+from stn_train.geometry.transforms import TRANSFORMS
 
 SIZE = (3, 5, 8)
 """(D, H, W): no two sides are the same."""

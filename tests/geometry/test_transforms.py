@@ -10,31 +10,31 @@ from matplotlib.tri import LinearTriInterpolator, Triangulation
 from pydantic import ValidationError
 from scipy.interpolate import RBFInterpolator
 
+from stn_train.geometry.grids import (
+    AffineGrid,
+    AttentionGrid,
+    FixedAttentionGrid,
+    MatrixGrid,
+    ProjectiveGrid,
+    RigidGrid,
+    SimilarityGrid,
+    TranslationGrid,
+)
 from stn_train.geometry.matrices import NEAREST_DEPTH
+from stn_train.geometry.meshes import ControlGrid, PiecewiseAffineGrid, TPSGrid
 from stn_train.geometry.plane import OUTSIDE, pixel_centres, sample
 from stn_train.geometry.splines import control_grid
 from stn_train.geometry.transforms import (
     TRANSFORMS,
     Affine,
-    AffineGrid,
     Attention,
-    AttentionGrid,
-    ControlGrid,
-    FixedAttentionGrid,
-    MatrixGrid,
     PiecewiseAffine,
-    PiecewiseAffineGrid,
     Projective,
-    ProjectiveGrid,
     Rigid,
-    RigidGrid,
     Similarity,
-    SimilarityGrid,
     ThinPlateSpline,
-    TPSGrid,
     Transform,
     Translation,
-    TranslationGrid,
 )
 
 # Families that somebody could add: each is the few lines that its class has here.

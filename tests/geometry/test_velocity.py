@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
+from stn_train.geometry.meshes import CPABGrid, TPSGrid
 from stn_train.geometry.plane import pixel_centres
-from stn_train.geometry.transforms import CPAB, CPABGrid, TPSGrid
+from stn_train.geometry.transforms import CPAB
 from stn_train.geometry.velocity import place, tessellate
 
 SIDES = pytest.mark.parametrize("side", [1, 2, 3, 4])

@@ -11,10 +11,13 @@ from torch import nn
 from stn_train.config import Config
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat
-from stn_train.geometry.transforms import TRANSFORMS, Affine, AffineGrid, ProjectiveGrid
+from stn_train.geometry.grids import AffineGrid, ProjectiveGrid
+from stn_train.geometry.transforms import TRANSFORMS, Affine
+from stn_train.models.assembly import build_network
 from stn_train.models.backbones import BACKBONES, FullyConnected
-from stn_train.models.network import Network, TransformerSettings, build_network, parameter_count
+from stn_train.models.network import Network, parameter_count
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
+from stn_train.models.transformer_settings import TransformerSettings
 
 MNIST = ImageFormat((1, 28, 28), tuple("0123456789"))
 EVERY_BACKBONE = pytest.mark.parametrize("backbone", BACKBONES)

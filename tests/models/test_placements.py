@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.config_file import load_config
 from stn_train.data.images import ImageFormat
 from stn_train.errors import ConfigError

@@ -5,14 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from stn_train.geometry.grids import AffineGrid, FixedAttentionGrid, ProjectiveGrid
+from stn_train.geometry.meshes import TPSGrid
 from stn_train.geometry.plane import KERNELS, pixel_centres, sample
-from stn_train.geometry.transforms import (
-    TRANSFORMS,
-    AffineGrid,
-    FixedAttentionGrid,
-    ProjectiveGrid,
-    TPSGrid,
-)
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.spatial_transformer import (
     OutputLayer,
     ParallelTransformers,

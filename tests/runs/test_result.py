@@ -6,10 +6,12 @@ from importlib import resources
 
 import pytest
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.errors import CheckpointError
 from stn_train.runs.result import Result, finished_runs, reference_results, results_in
-from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 
 KEYS = [
     "task",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.errors import ConfigError
 from stn_train.runs.result import reference_results
 from stn_train.table.comparison import bootstrap_interval, compare, error_rates, pair

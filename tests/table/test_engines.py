@@ -11,7 +11,7 @@ import pytest
 from conftest import CPU, TINY_OVERRIDES
 from torch.optim import AdamW
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.data.sources import load_splits
 from stn_train.errors import ConfigError
 from stn_train.runs.checkpoint import load_checkpoint
@@ -30,7 +30,7 @@ from stn_train.table.engines import (
 )
 from stn_train.table.paper import TABLES
 from stn_train.table.plan import cells_like, jobs_for, missing
-from stn_train.trainer import train
+from stn_train.trainer.loop import train
 
 MNIST = TABLES["mnist"]
 

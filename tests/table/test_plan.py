@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stn_train.config import Cell
+from stn_train.cell import Cell
 from stn_train.errors import ConfigError
 from stn_train.shipped_configs import shipped_configs
 from stn_train.table.paper import TABLES

@@ -21,7 +21,7 @@ from stn_train.runs.result import Result
 from stn_train.table import report as table_report
 from stn_train.table.paper import TABLES
 from stn_train.table.report import command_of, live_page, material, report
-from stn_train.trainer import train
+from stn_train.trainer.loop import train
 from stn_train.visualiser import animation
 
 MNIST = TABLES["mnist"]

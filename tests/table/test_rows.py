@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.errors import ConfigError
 from stn_train.runs.result import reference_results
 from stn_train.table.paper import TABLES, PaperTable
@@ -23,7 +24,9 @@ from stn_train.table.rows import (
     table_rows,
     verdict,
 )
-from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 
 MNIST = TABLES["mnist"]
 

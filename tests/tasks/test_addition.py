@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat
 from stn_train.runs.directory import load_run
 from stn_train.table.paper import TABLES, published_for
-from stn_train.tasks import Addition, Classification
+from stn_train.tasks.addition import Addition
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples, draw_pass
 from stn_train.visualiser.animation import Page, sweep_frames
 from stn_train.visualiser.charts import pictures_of

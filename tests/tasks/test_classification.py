@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import ImageFormat, Images
-from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 
 FORMAT = ImageFormat((3, 28, 28), ("cat", "dog", "emu"))
 

@@ -6,20 +6,26 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from stn_train.config import Cell, Config
+from stn_train.cell import Cell
+from stn_train.config import Config
 from stn_train.config_file import load_config
-from stn_train.data.distortions import Clutter, Translation
+from stn_train.data.clutter import Clutter
+from stn_train.data.distortions import Translation
 from stn_train.data.images import ImageFormat
 from stn_train.errors import ConfigError
-from stn_train.geometry.transforms import AttentionGrid
+from stn_train.geometry.grids import AttentionGrid
 from stn_train.models.network import Locator, parameter_count
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result
 from stn_train.table.paper import TABLES, published_for
 from stn_train.table.plan import cells_like, jobs_for
 from stn_train.table.rows import comma_separated, table_rows
-from stn_train.tasks import Colocalisation
-from stn_train.tasks.colocalisation import maps_of, overlap, triplet_loss
+from stn_train.tasks.colocalisation import (
+    Colocalisation,
+    intersection_over_union,
+    maps_of,
+    triplet_loss,
+)
 from stn_train.tasks.encoder import Encoder, frozen_encoder
 from stn_train.tasks.examples import Examples, draw_pass
 from stn_train.trainer.loop import train
@@ -151,7 +157,7 @@ def test_overlap_is_the_share_of_common_pixels():
         ]
         share = len(cells[0] & cells[1]) / len(cells[0] | cells[1])
         boxes = torch.tensor([one, other]).float()
-        assert float(overlap(boxes[:1], boxes[1:])) == pytest.approx(share)
+        assert float(intersection_over_union(boxes[:1], boxes[1:])) == pytest.approx(share)
 
 
 def test_the_box_of_a_grid_is_the_square_that_it_reads():
@@ -178,7 +184,7 @@ def test_best_boxes_are_the_digits_where_the_windows_are(twenty, batch):
         ]
     )
     best = config.task.best_boxes(maps_of(batch.inputs), encoder.features(digits))
-    assert (overlap(best, batch.targets) > 0.5).float().mean() >= 0.95
+    assert (intersection_over_union(best, batch.targets) > 0.5).float().mean() >= 0.95
     fresh = encoder.everywhere(batch.inputs)
     torch.testing.assert_close(maps_of(batch.inputs), fresh, rtol=1e-4, atol=1e-5)
 

@@ -5,10 +5,13 @@ import itertools
 import pytest
 import torch
 
-from stn_train.data.distortions import DISTORTIONS, Elastic, Projection, distort
+from stn_train.data.distortion import distort
+from stn_train.data.distortions import DISTORTIONS, Elastic, Projection
 from stn_train.data.images import Images
 from stn_train.runs.result import reference_results
-from stn_train.tasks import TASKS, Classification, Task
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Task
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import WATCHED, Examples, draw_pass
 
 EVERY_DISTORTION = pytest.mark.parametrize("name", DISTORTIONS)

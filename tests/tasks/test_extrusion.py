@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from stn_train.data.distortions import DISTORTIONS
 from stn_train.data.images import Images
-from stn_train.tasks import Classification, Extruded
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples, draw_pass
-from stn_train.tasks.extrusion import inverse_placement
+from stn_train.tasks.extrusion import Extruded, inverse_placement
 
 SIDE = 28
 SMALL = {"side_voxels": 11, "digit_voxels": 7.0, "thickness_voxels": 2.5}

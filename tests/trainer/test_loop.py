@@ -12,14 +12,14 @@ from conftest import CPU
 from torch import Tensor, nn
 
 from stn_train.config import Config
-from stn_train.config_errors import Source, check
+from stn_train.config_errors import ConfigSource, check
 from stn_train.data.images import ImageFormat, Images
 from stn_train.data.mnist import CLASSES
 from stn_train.data.sources import Splits, load_splits
 from stn_train.diagnosis import judge
 from stn_train.errors import DivergenceError, StnError
 from stn_train.evaluator import evaluate
-from stn_train.geometry.transforms import AffineGrid
+from stn_train.geometry.grids import AffineGrid
 from stn_train.models.network import Network, parameter_count
 from stn_train.models.spatial_transformer import (
     OutputLayer,
@@ -30,7 +30,9 @@ from stn_train.runs.checkpoint import load_checkpoint
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.result import Result
 from stn_train.runs.signals import StopSignals
-from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 from stn_train.trainer.loop import take_steps, train, watch
 from stn_train.trainer.observers import Observer
 from stn_train.trainer.state import State
@@ -95,7 +97,7 @@ def test_result_states_what_it_was_measured_on(finished, splits):
     assert result["localisation_parameters"] == parameter_count(model.transformers["transformer"])
     assert 0 < result["train_seconds"] < result["total_seconds"]
     assert result["config"] == finished.config.as_dict()
-    assert check(result["config"], Source("result")) == finished.config
+    assert check(result["config"], ConfigSource("result")) == finished.config
 
 
 def test_metrics_have_the_loss_at_each_logging_point_and_the_error_after_each_pass(finished):

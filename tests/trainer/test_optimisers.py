@@ -10,7 +10,8 @@ from stn_train.config import Config, TrainSettings
 from stn_train.config_file import load_config
 from stn_train.data.images import ImageFormat
 from stn_train.data.mnist import CLASSES
-from stn_train.geometry.transforms import TRANSFORMS, AffineGrid
+from stn_train.geometry.grids import AffineGrid
+from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.backbones import BACKBONES
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import (

@@ -9,7 +9,9 @@ from conftest import CPU
 from stn_train.data.images import ImageFormat
 from stn_train.data.mnist import CLASSES
 from stn_train.runs.directory import RunDirectory
-from stn_train.tasks import TASKS, Classification, Measure
+from stn_train.tasks import TASKS
+from stn_train.tasks.base import Measure
+from stn_train.tasks.classification import Classification
 from stn_train.trainer import observers
 from stn_train.trainer.loop import train
 from stn_train.trainer.observers import (

@@ -6,13 +6,13 @@ import pytest
 import yaml
 from conftest import CPU
 
-from stn_train.trainer import loop
-from stn_train.trainer.loop import rehearse
+from stn_train.trainer import rehearsal
+from stn_train.trainer.rehearsal import rehearse
 
 
 @pytest.fixture
 def _short(monkeypatch):
-    monkeypatch.setattr(loop, "SECONDS", 0.0)
+    monkeypatch.setattr(rehearsal, "TIMED_SECONDS", 0.0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 6])

@@ -10,12 +10,13 @@ from torch import nn
 
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
-from stn_train.geometry.transforms import AffineGrid
+from stn_train.geometry.grids import AffineGrid
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
 from stn_train.runs.directory import RunDirectory
 from stn_train.trainer.loop import train
-from stn_train.trainer.observers import SHOWN, Observer, Start, TensorBoard
+from stn_train.trainer.observers import Observer, Start
+from stn_train.trainer.tensorboard import SHOWN, TensorBoard
 
 
 def test_files_hold_every_number_and_pictures(tiny, splits, tmp_path):

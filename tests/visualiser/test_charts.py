@@ -72,7 +72,8 @@ def test_a_run_that_logged_nothing_says_so():
 def test_class_errors_count_each_class(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R")
     examples = Examples.for_test(run.config.task, test, 0)
-    predictions = predict(run.model, examples).argmax(1)
+    outputs, _ = predict(run.model, examples)
+    predictions = outputs.argmax(1)
     bars, table = charts.class_errors(run, test).axes
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars.patches}
     for number in range(len(test.classes)):

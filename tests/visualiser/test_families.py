@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from stn_train.data.distortions import DISTORTIONS, distort
+from stn_train.data.distortion import distort
+from stn_train.data.distortions import DISTORTIONS
 from stn_train.geometry.plane import pixel_centres, sample
 from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.visualiser import families

@@ -18,8 +18,10 @@ from untrained import (
 from stn_train.data.images import Images
 from stn_train.errors import ConfigError
 from stn_train.models.network import Network
-from stn_train.tasks import TASKS, Batch, Classification
+from stn_train.tasks import TASKS
 from stn_train.tasks import examples as examples_of_tasks
+from stn_train.tasks.base import Batch
+from stn_train.tasks.classification import Classification
 from stn_train.tasks.examples import Examples
 from stn_train.visualiser import pages
 from stn_train.visualiser.style import GRID_COLOURS

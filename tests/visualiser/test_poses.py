@@ -5,7 +5,8 @@ import torch
 from conftest import CPU
 from untrained import deep_network, run_of, some_digits, texts, untrained_run
 
-from stn_train.data.distortions import DIGIT_PX, DISTORTIONS
+from stn_train.data.distortions import DISTORTIONS
+from stn_train.data.images import DIGIT_PX
 from stn_train.errors import ConfigError
 from stn_train.geometry.matrices import square_to_quad
 from stn_train.geometry.plane import pixel_centres, unit_square

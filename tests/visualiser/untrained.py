@@ -8,10 +8,10 @@ from torch import nn
 from typing_extensions import override
 
 from stn_train.config import Config
-from stn_train.data.distortions import Distortion
+from stn_train.data.distortion import Distortion
 from stn_train.data.images import Images
 from stn_train.data.sources import load_splits
-from stn_train.geometry.transforms import AffineGrid
+from stn_train.geometry.grids import AffineGrid
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
 from stn_train.runs.directory import Run
