@@ -21,6 +21,8 @@ FOLDER = Path(__file__).parent / "mnist_files"
 
 CLASSES = tuple("0123456789")
 
+PIECE_BYTES = 1 << 20
+
 
 class IdxFile(NamedTuple):
     """One of MNIST's files: http://yann.lecun.com/exdb/mnist/ describes the format."""
@@ -80,17 +82,32 @@ def load_mnist() -> Labelled:
 def read_idx(file: IdxFile) -> Tensor:
     """The content of one file, uint8 in its shape; raises DataError if it is damaged."""
     path = FOLDER / f"{file.name}.xz"
+    # One byte more than wanted: a damaged file is seen to be longer, and does not fill the memory.
+    content = bytearray(file.total_bytes + 1)
     try:
-        # A limit of one byte more than wanted: a damaged file does not fill the memory.
-        content = lzma.LZMADecompressor().decompress(path.read_bytes(), file.total_bytes + 1)
+        with lzma.open(path) as stream:
+            length = read_pieces(stream, memoryview(content))
     except (OSError, lzma.LZMAError, EOFError) as error:
         raise DataError(f"{path} cannot be read: {error}; install stn_train again") from None
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(memoryview(content)[:length]).hexdigest()
     if digest != file.sha256:
         told = f"SHA-256 {digest} instead of {file.sha256}"
         raise DataError(f"{path} is damaged: {told}; install stn_train again")
-    values = torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=file.header_bytes)
+    values = torch.frombuffer(
+        content, dtype=torch.uint8, offset=file.header_bytes, count=torch.Size(file.shape).numel()
+    )
     return values.view(file.shape)
+
+
+def read_pieces(stream: lzma.LZMAFile, buffer: memoryview) -> int:
+    """Fill a buffer from a stream, and return how many bytes there were.
+
+    In pieces: lzma makes its output of blocks, and a thread that frees large ones keeps them.
+    """
+    filled = 0
+    while more := stream.readinto(buffer[filled : filled + PIECE_BYTES]):
+        filled += more
+    return filled
 
 
 class Mnist(Source):
