@@ -531,7 +531,7 @@ def ray_table() -> str:
         lines.append(("seconds for that", f"{jobs['seconds']:.1f}"))
     if "runs" in found:
         runs = found["runs"]
-        first, last = runs["memory"][0], runs["memory"][-1]
+        points = [runs["memory"][index] for index in (0, 1, -1)]
         lines += [
             (
                 f"runs of {runs['steps_each']} steps, {runs['at_once']} at a time",
@@ -547,8 +547,9 @@ def ray_table() -> str:
             "worker": "the largest worker",
         }
         for key, name in what.items():
-            when = f"after {first['runs']} runs, after {last['runs']:,}"
-            lines.append((f"MB of {name}, {when}", f"{first[key]}, {last[key]}"))
+            when = ", ".join(f"{point['runs']:,}" for point in points)
+            memory = ", ".join(f"{point[key]}" for point in points)
+            lines.append((f"MB of {name} after {when} runs", memory))
     if not lines:
         return "Not measured yet.\n"
     environment = next(iter(found.values()))["environment"]
