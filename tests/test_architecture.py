@@ -15,7 +15,7 @@ import stn_train
 
 PACKAGE = Path(stn_train.__file__).parent
 
-FLOORS = [
+LAYERS = [
     {"errors", "html", "settings", "shipped_configs"},
     {"geometry"},
     {"data"},
@@ -30,9 +30,9 @@ FLOORS = [
     {"table"},
     {"cli"},
 ]
-"""A wing, or a module of the hall, imports from the floors below and from itself."""
+"""Packages, and modules beside them: each imports from the layers before and from itself."""
 
-FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}
+LAYER_OF = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "__init__.py"})
 
 
@@ -55,38 +55,38 @@ def imported(path: Path) -> Iterator[str]:
                 yield "stn_train.relative"  # not on the map
 
 
-def test_every_module_is_on_a_floor():
+def test_every_module_is_in_a_layer():
     found = {
         part_of(".".join(["stn_train", *path.relative_to(PACKAGE).with_suffix("").parts]))
         for path in MODULES
     }
-    assert found == FLOOR_OF.keys()
+    assert found == LAYER_OF.keys()
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_downwards(path):
+def test_imports_come_from_layers_before(path):
     own = path.relative_to(PACKAGE).with_suffix("").parts[0]
     for module in imported(path):
         if module.startswith("stn_train.") and part_of(module) != own:
-            assert FLOOR_OF.get(part_of(module), len(FLOORS)) < FLOOR_OF[own], module
+            assert LAYER_OF.get(part_of(module), len(LAYERS)) < LAYER_OF[own], module
 
 
 @pytest.mark.parametrize(
-    "wing",
+    "package",
     sorted(path.parent for path in PACKAGE.glob("*/__init__.py")),
-    ids=lambda wing: wing.name,
+    ids=lambda package: package.name,
 )
-def test_a_wing_has_three_modules_at_least_and_says_what_it_is_for(wing):
-    assert len([path for path in wing.glob("*.py") if path.name != "__init__.py"]) >= 3
-    assert ast.get_docstring(ast.parse((wing / "__init__.py").read_text(encoding="utf-8")))
+def test_a_package_has_three_modules_at_least_and_says_what_it_is_for(package):
+    assert len([path for path in package.glob("*.py") if path.name != "__init__.py"]) >= 3
+    assert ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
 
 
-def test_readmes_code_map_names_every_wing_and_every_module_of_the_hall():
+def test_the_code_map_names_every_package_and_every_module_beside_them():
     readme = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     section = readme.partition("\n## Code map\n")[2].partition("\n## ")[0]
     first_columns = re.findall(r"^\| (`.*?) \|", section, re.M)
     named = [name for column in first_columns for name in re.findall(r"`(\w+)`", column)]
-    assert sorted(named) == sorted(FLOOR_OF)
+    assert sorted(named) == sorted(LAYER_OF)
 
 
 # The public face.
