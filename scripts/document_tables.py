@@ -288,13 +288,14 @@ def percent(shares: dict[str, float], key: str) -> str:
     return f"{100 * shares[key]:.0f} %" if key in shares else ""
 
 
-def machine(environment: dict[str, Any]) -> str:
-    """The circumstances of a measurement, in a sentence."""
-    count = environment["threads"]
+def machine(*environments: dict[str, Any]) -> str:
+    """The circumstances of measurements on one machine, in a sentence, with every commit."""
+    first = environments[0]
+    count = first["threads"]
     threads = "One thread" if count == 1 else f"{count} threads"
-    versions = f"torch {environment['torch']}, torchvision {environment['torchvision']}"
-    hardware, commit = environment["hardware"], environment["commit"][:9]
-    return f"{threads} of an {hardware}, {versions}, commit {commit}."
+    versions = f"torch {first['torch']}, torchvision {first['torchvision']}"
+    commits = ", ".join(dict.fromkeys(each["commit"][:9] for each in environments))
+    return f"{threads} of an {first['hardware']}, {versions}, commit {commits}."
 
 
 def faster(row: dict[str, Any], peer: str) -> str:
@@ -333,7 +334,8 @@ def time_table() -> str:
     )
     missing = unmeasured([cell_in(line) for line in measured])
     summary += f" {missing}" if missing else ""
-    return f"{markdown_lines(rows)}\n{summary}\n\n{machine(measured[0]['environment'])}\n"
+    told = machine(*(line["environment"] for line in measured))
+    return f"{markdown_lines(rows)}\n{summary}\n\n{told}\n"
 
 
 def time_chart() -> Figure:

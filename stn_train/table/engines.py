@@ -103,8 +103,9 @@ class Engine(ABC):
         saved their state: StoppedError, KeyboardInterrupt or Terminated.
         """
 
-    def close(self) -> None:  # noqa: B027
-        """Free what it holds; most hold nothing."""
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds."""
 
 
 def engine_for(work: Work, at_once: int | None, address: str | None) -> Engine:
@@ -156,6 +157,10 @@ class InThisProcess(Engine):
     def train(self, job: Job, tell: Tell) -> Outcome:
         """Train one run."""
         return run_job(job, self.work, EventObserver(job, tell))
+
+    @override
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class EventObserver(Observer):

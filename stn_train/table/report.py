@@ -1,4 +1,4 @@
-"""A table of runs as one HTML page that needs nothing else: no network, no scripts."""
+"""A table of runs as one HTML page without scripts, and the live page that it links to."""
 
 import base64
 import io
