@@ -1,4 +1,4 @@
-"""The cells of the tables of results: what an experiment is called, and what makes a config one."""
+"""The cells of the tables of results: their names, and the settings that make a config one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self

@@ -19,7 +19,7 @@ from stn_train.data.pictures import read_square
 from stn_train.settings import Settings
 
 DATA_DIR_VARIABLE = "STN_DATA_DIR"
-"""The variable of the environment that can name the folder of data sets."""
+"""The environment variable that can name the folder of data sets."""
 
 Labelled = tuple[Images, Images]
 """Training and test images."""

@@ -203,8 +203,8 @@ def build_network(
     front = resolved.pop(FRONT, None)
     if front is not None and outputs == 0:
         return Locator(OrderedDict(front.modules(backbone.localisation)))
-    # The classifier draws its weights first, though it comes last: a seed gives the same network
-    # as ever.
+    # The classifier draws its weights first, though it comes last: so a seed gives the same
+    # network as in earlier versions.
     seen = projected(shape) if front is None else front.output_shape
     if isinstance(backbone, StagedBackbone) and resolved:
         classifier: nn.Module = classifier_around(backbone, resolved, seen, outputs)

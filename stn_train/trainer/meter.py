@@ -1,4 +1,4 @@
-"""Mean loss and speed of a run between its logging points."""
+"""The meter of a run: what its log says of loss and speed."""
 
 import time
 
