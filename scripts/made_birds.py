@@ -5,7 +5,8 @@ python scripts/made_birds.py made_birds         then stn-train --config birds_ma
 A bird has a red head and a blue tail at opposite ends of its body, anywhere in the picture. Both
 have bars, lines or a grid on them: nine classes, told apart by two small parts together. The
 patterns are so fine that they are lost where a picture is shrunk to 64 px, and the parts so far
-apart that no window of half the picture's side has both: two windows are needed, and must move.
+apart that no window of a third of the picture's side has both: two windows are needed, and must
+move.
 """
 
 import functools
