@@ -29,6 +29,7 @@ from stn_train.data.mnist import load_mnist
 from stn_train.data.sources import DataSettings, load_splits
 from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.placements import Placement
+from stn_train.recipes import PAPER
 from stn_train.runs.result import Result
 from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
@@ -84,6 +85,19 @@ def error_table() -> str:
     return "\n".join([markdown(rows, MNIST), *(f"{part}\n" for part in parts if part)])
 
 
+def paper_recipe_table() -> str:
+    """The paper's table by the paper's own recipe, in Markdown.
+
+    The baselines that the readings of the distortions were chosen by stand in it too.
+    """
+    whole = [run for run in results_of("calibration") if run.steps == PAPER["steps"]]
+    results = [*whole, *results_of("paper")]
+    rows = table_rows(results, MNIST)
+    measured = f"Measured: {len(rows)} of {len(MNIST.cells)} cells, by one seed."
+    parts = measured, above_the_paper(rows), circumstances(results)
+    return "\n".join([markdown(rows, MNIST), *(f"{part}\n" for part in parts)])
+
+
 def unmeasured(measured: list[Cell]) -> str:
     """Which cells with a published value are not among those that were measured, in a sentence."""
     missing = [cell.title for cell in MNIST.cells if cell not in measured]
@@ -120,17 +134,26 @@ def addition_table() -> str:
 
 def made_birds_table() -> str:
     """Every network on the birds that scripts/made_birds.py draws, in Markdown."""
-    results = results_of("made_birds")
-    lines = [("network", "on", "accuracy in %", "seeds", "parameters", "passes", "minutes a run")]
-    for name in dict.fromkeys(map(made_birds_name, results)):
-        runs = [result for result in results if made_birds_name(result) == name]
-        rights = [run.test_percent for run in runs]
-        spread = f" ± {stdev(rights):.1f}" if len(runs) > 1 else ""
+    return runs_table(results_of("made_birds"), "accuracy in %", made_birds_name)
+
+
+def runs_table(
+    results: list[Result],
+    measure: str = "test error in %",
+    name: Callable[[Result], str] = lambda result: result.cell.model,
+) -> str:
+    """Runs of experiments that the paper prints no number for, in Markdown: a line a network."""
+    lines = [("network", "on", measure, "seeds", "parameters", "passes", "minutes a run")]
+    networks = [(name(result), result.cell.distortion) for result in results]
+    for network in dict.fromkeys(networks):
+        runs = [run for run, its in zip(results, networks, strict=True) if its == network]
+        measured = [run.test_percent for run in runs]
+        digits = 1 if "accuracy" in measure else 2
+        spread = f" ± {stdev(measured):.{digits}f}" if len(runs) > 1 else ""
         lines.append(
             (
-                name,
-                runs[0].cell.distortion,
-                f"{mean(rights):.1f}{spread}",
+                *network,
+                f"{mean(measured):.{digits}f}{spread}",
                 " ".join(str(run.seed) for run in runs),
                 f"{runs[0].parameters:,}",
                 f"{runs[0].passes:g}",
@@ -138,6 +161,33 @@ def made_birds_table() -> str:
             )
         )
     return f"{markdown_lines(lines)}\n{circumstances(results)}\n" if results else "Not yet run.\n"
+
+
+def layers_table() -> str:
+    """Transformers at several layers on R, beside one in front and none, in Markdown."""
+    arranged = [run for run in results_of("other") if "@" in str(run.cell.transform)]
+    return runs_table(beside_them(arranged) + arranged)
+
+
+def deformable_table() -> str:
+    """Deformable convolutions beside the CNN without and with a transformer, in Markdown."""
+    deformable = [run for run in results_of("other") if run.cell.backbone == "DCN"]
+    return runs_table(beside_them(deformable) + deformable)
+
+
+def beside_them(results: list[Result]) -> list[Result]:
+    """The CNN without and with an affine transformer on the same distortions."""
+    cells = [
+        Cell(on, "CNN", transform)
+        for on in dict.fromkeys(result.cell.distortion for result in results)
+        for transform in (None, "Aff")
+    ]
+    return [result for result in results_of("default") if result.cell in cells]
+
+
+def volumes_table() -> str:
+    """Every network on digits in space, in Markdown."""
+    return runs_table([run for run in results_of("other") if run.task == "extruded"])
 
 
 def made_birds_name(result: Result) -> str:
@@ -751,9 +801,13 @@ TABLES = {
     "flags": ("docs/reference.md", flags_table),
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
+    "paper recipe": ("docs/results.md", paper_recipe_table),
     "addition": ("docs/experiments.md", addition_table),
     "made birds": ("docs/experiments.md", made_birds_table),
     "colocalisation": ("docs/experiments.md", colocalisation_table),
+    "layers": ("docs/experiments.md", layers_table),
+    "volumes": ("docs/experiments.md", volumes_table),
+    "deformable": ("docs/experiments.md", deformable_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
     "families": ("docs/transforms.md", families_table),

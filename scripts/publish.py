@@ -93,6 +93,8 @@ class Kind(StrEnum):
     """Birds that scripts/made_birds.py draws, with and without spatial transformers."""
     families = "families"
     """The ST-FCN of the default recipe with other families of transforms, one seed."""
+    other = "other"
+    """Transformers at several layers, volumes, deformable convolutions: no published number."""
 
 
 app = typer.Typer(

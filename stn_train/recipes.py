@@ -83,7 +83,10 @@ RECIPES: dict[str, dict[str, Sections]] = {
         "Inception": {"train": BIRDS},
     },
     "paper": {
-        **{name: {"train": PAPER} for name in ("FCN", "CNN", "tutorial", "DCN", "strided")},
+        **{
+            name: {"model": {"st_output_px": "input"}, "train": PAPER}
+            for name in ("FCN", "CNN", "tutorial", "DCN", "strided")
+        },
         "Inception": {"train": {**BIRDS, "precision": "float32"}},
     },
 }

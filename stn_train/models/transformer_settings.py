@@ -21,10 +21,10 @@ class TransformerSettings(Settings):
     """How often the localisation network runs: from the second time on it sees the image as warped
     so far, and refines the transform. That is the inverse compositional spatial transformer, IC-STN
     (Lin and Lucey 2017, arXiv 1612.03897). The paper has one iteration."""
-    st_output_px: Annotated[int, Field(ge=1, le=1024)] | None = None
+    st_output_px: Annotated[int, Field(ge=1, le=1024)] | Literal["input"] | None = None
     """Side of the image that the transformer samples; null for that of the undistorted image (28)
-    times st_pool, so that the classifier sees 28 px. The literal reading, the size of the input,
-    is 42 on RTS."""
+    times st_pool, so that the classifier sees 28 px; input for that of its input, the literal
+    reading of the paper: 42 on RTS, pooled to 21."""
     st_output_depth: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Volumes: how many samples the transformer takes along the depth, before its output is
     flattened; null for st_output_px."""
@@ -82,7 +82,8 @@ class TransformerSettings(Settings):
             )
         enlarged = input_px > image_px and not volumes
         pool = own.st_pool or self.st_pool or (2 if enlarged else 1)
-        output_px = own.st_output_px or self.st_output_px or pool * min(image_px, input_px)
+        asked_px = input_px if self.st_output_px == "input" else self.st_output_px
+        output_px = own.st_output_px or asked_px or pool * min(image_px, input_px)
         localisation_pool = (
             own.localisation_pool or self.localisation_pool or backbone.default_localisation_pool
         )

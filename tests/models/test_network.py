@@ -25,8 +25,10 @@ EVERY_TRANSFORM = pytest.mark.parametrize("transform", TRANSFORMS)
 
 # Counted by hand, layer by layer, from the sizes in the paper's appendix A.4.
 CLASSIFIER = {
+    ("FCN", 21): 181_514,  # 441 -> 256 -> 256 -> 10
     ("FCN", 28): 269_322,  # 784 -> 256 -> 256 -> 10
     ("FCN", 42): 520_202,  # 1764 -> 256 -> 256 -> 10
+    ("CNN", 21): 206_666,  # 64 9x9, 64 7x7, 1x1x64 -> 10
     ("CNN", 28): 208_586,  # 64 9x9, 64 7x7, 2x2x64 -> 10
     ("CNN", 42): 229_066,  # 64 9x9, 64 7x7, 6x6x64 -> 10
 }
@@ -160,9 +162,10 @@ def test_every_cell_builds_runs_and_counts_as_by_hand(distortion, backbone, tran
     canvas = CANVAS[distortion]
     if transform == "none":
         expected = CLASSIFIER[backbone, canvas]
-    else:  # the classifier sees 28 px: RTS is pooled
+    else:
+        seen = {28: 28, 42: 21}[canvas]  # by the classifier: RTS is pooled
         regression = (FEATURES[backbone] + 1) * THETA[transform]
-        expected = CLASSIFIER[backbone, 28] + LOCALISATION[backbone, canvas] + regression
+        expected = CLASSIFIER[backbone, seen] + LOCALISATION[backbone, canvas] + regression
     assert parameter_count(network) == expected
 
 
@@ -220,8 +223,10 @@ def test_a_new_transformer_shows_the_classifier_the_image_itself(distortion, bac
 
 @EVERY_BACKBONE
 @EVERY_TRANSFORM
-def test_on_rts_the_output_is_sampled_at_56_px_and_pooled_to_28(backbone, transform):
-    network, images = network_of("RTS", backbone, transform).eval(), images_of("RTS")
+def test_unless_told_otherwise_rts_is_sampled_at_56_px_and_pooled_to_28(backbone, transform):
+    untold = {"st_output_px": None, "st_pool": None}
+    network, images = network_of("RTS", backbone, transform, model=untold), images_of("RTS")
+    network.eval()
     trace = network.trace(images)
     assert trace.warps["transformer"].grid.shape == (2, 56, 56, 2)
     enlarged = F.interpolate(images, (56, 56), mode="bilinear", align_corners=False)
@@ -237,7 +242,7 @@ def test_on_rts_the_output_is_sampled_at_56_px_and_pooled_to_28(backbone, transf
 @EVERY_BACKBONE
 @EVERY_TRANSFORM
 def test_the_literal_reading_of_rts_pools_42_px_to_21(backbone, transform):
-    literal = {"st_output_px": 42, "st_pool": 2}
+    literal = {"st_output_px": "input"}
     network, images = network_of("RTS", backbone, transform, model=literal), images_of("RTS")
     trace = network.eval().trace(images)
     shown = network.shown(trace.warps["transformer"].output)
