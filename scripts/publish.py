@@ -8,7 +8,7 @@ python scripts/publish.py ship RUN...           finished runs -> the models that
 
 default.jsonl, addition.jsonl and colocalisation.jsonl lie in stn_train/results, since the program
 reads them; the others in scripts/results, beside speed.json (the output of scripts/benchmark.py
---json) and what scripts/time_to_result.py and scripts/numerics.py measured.
+--json) and what scripts/time_to_result.py and scripts/validate.py measured.
 """
 
 import json
@@ -282,8 +282,9 @@ def body(table: PaperTable, cell: Cell) -> str:
     task = [] if table.task == "classification" else [f"task={table.task}"]
     data = [] if table.data == "mnist" else [f"data.source={table.data}"]
     settings: dict[str, Any] = {}
-    own = [*task, *data, *cell.overrides, *table.own.get(cell.distortion, ())]
-    apply_overrides(settings, own, ConfigSource("the cell"))
+    own = [*table.own.get(cell.distortion, ()), *table.own.get(cell.model, ())]
+    all_of_it = [*task, *data, *cell.overrides, *own]
+    apply_overrides(settings, all_of_it, ConfigSource("the cell"))
     return yaml.safe_dump(settings, sort_keys=False)
 
 

@@ -1,10 +1,11 @@
-"""Validation errors of one version of the numerics, to set beside those of another.
+"""Validation errors of a recipe, of a change to it, or of one version of the numerics.
 
-    python scripts/numerics.py CELL... >> scripts/results/numerics.jsonl
+    python scripts/validate.py CELL... >> scripts/results/numerics.jsonl
+    python scripts/validate.py CELL... --set model.st_jitter=0.05 >> scripts/results/levers.jsonl
 
-Call it at two commits, on one machine. Each cell is trained by its shipped config, but only for a
-few passes, on 50,000 digits with one thread, and measured on draws of the other 10,000. The test
-digits are not touched.
+Each cell is trained by its shipped config with the changes, but only for a few passes, on 50,000
+digits with one thread, and measured on draws of the other 10,000. The test digits are not touched.
+To compare two versions of the numerics, call it at two commits, on one machine.
 """
 
 import itertools
@@ -35,14 +36,15 @@ def main(
     passes: Annotated[int, typer.Option(help="Over the digits.")] = 8,
     seeds: Annotated[tuple[int, int], typer.Option(help="The first and the last.")] = (1, 2),
     draws: Annotated[int, typer.Option(help="Of the validation digits.")] = 5,
+    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = [],  # noqa: B006
 ) -> None:
     """Train, validate, and print a line for each run."""
     torch.set_num_threads(1)
     keep_freed_memory()
     version = getattr(result, "NUMERICS", 1)  # commits before it was recorded had the first
     for name, seed in itertools.product(names, range(seeds[0], seeds[1] + 1)):
-        changes = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
-        config = load_config(f"{name}.yaml", changes)
+        shortened = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
+        config = load_config(f"{name}.yaml", [*shortened, *changes])
         splits = config.load_splits()
         state = State(config, splits, CPU)
         with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
@@ -56,7 +58,9 @@ def main(
             **config.cell.as_dict(),
             "seed": seed,
             "passes": passes,
+            "changes": changes,
             "numerics": version,
+            "seconds": round(state.seconds),
             "commit": describe_environment(CPU)["commit"],
             "draws_percent": [score_percent(state.evaluated, each) for each in examples],
         }
