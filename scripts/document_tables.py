@@ -33,6 +33,7 @@ from stn_train.recipes import PAPER
 from stn_train.runs.result import Result
 from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
+from stn_train.table.paper import PaperTable
 from stn_train.table.rows import (
     Row,
     circumstances,
@@ -104,12 +105,12 @@ def unmeasured(measured: list[Cell]) -> str:
     return f"Not measured yet: {', '.join(missing)}." if missing else ""
 
 
-def above_the_paper(rows: list[Row]) -> str:
+def above_the_paper(rows: list[Row], table: PaperTable = MNIST) -> str:
     """Which cells' means are above the published values, in a sentence."""
     published = sum(row.paper is not None for row in rows)
     above = [row for row in rows if row.difference is not None and row.difference > 0]
     names = ", ".join(
-        row.cell.title + " (by less than the paper rounds)" * (verdict(row, MNIST) == "same")
+        row.cell.title + " (by less than the paper rounds)" * (verdict(row, table) == "same")
         for row in above
     )
     return f"Above the paper: {len(above)} of {published} cells{names and ': '}{names}."
@@ -126,7 +127,9 @@ def addition_table() -> str:
     results = results_of(ADDITION.results)
     missing = [cell for cell in ADDITION.cells if cell not in {each.cell for each in results}]
     parts = [markdown_lines(details(results, ADDITION))] if results else []
-    parts += [f"{circumstances(results)}\n"] if results else []
+    if results:
+        rows = table_rows(results, ADDITION)
+        parts += [f"{above_the_paper(rows, ADDITION)}\n", f"{circumstances(results)}\n"]
     if missing:
         parts.append(f"Not measured yet: {', '.join(cell.model for cell in missing)}.\n")
     return "\n".join(parts)
