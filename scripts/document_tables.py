@@ -35,9 +35,11 @@ from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
 from stn_train.table.paper import PaperTable
 from stn_train.table.rows import (
+    EFFORT,
     Row,
     circumstances,
     details,
+    effort,
     markdown,
     markdown_lines,
     table_rows,
@@ -82,8 +84,9 @@ def error_table() -> str:
     """The paper's table with our numbers, in Markdown, and how they came about."""
     results = results_of("default")
     rows = table_rows(results, MNIST)
-    parts = above_the_paper(rows), unmeasured([row.cell for row in rows]), circumstances(results)
-    return "\n".join([markdown(rows, MNIST), *(f"{part}\n" for part in parts if part)])
+    missing = unmeasured([row.cell for row in rows], MNIST)
+    above = above_the_paper(rows, MNIST)
+    return with_notes(markdown(rows, MNIST), above, missing, circumstances(results))
 
 
 def paper_recipe_table() -> str:
@@ -94,18 +97,23 @@ def paper_recipe_table() -> str:
     whole = [run for run in results_of("calibration") if run.steps == PAPER["steps"]]
     results = [*whole, *results_of("paper")]
     rows = table_rows(results, MNIST)
-    measured = f"Measured: {len(rows)} of {len(MNIST.cells)} cells, by one seed."
-    parts = measured, above_the_paper(rows), circumstances(results)
-    return "\n".join([markdown(rows, MNIST), *(f"{part}\n" for part in parts)])
+    measured = f"Measured: {len(rows)} of {len(MNIST.cells)} cells."
+    above = above_the_paper(rows, MNIST)
+    return with_notes(markdown(rows, MNIST), measured, above, circumstances(results))
 
 
-def unmeasured(measured: list[Cell]) -> str:
+def with_notes(table: str, *notes: str) -> str:
+    """A table in Markdown with paragraphs below it; empty ones are left out."""
+    return "\n".join([table, *(f"{note}\n" for note in notes if note)])
+
+
+def unmeasured(measured: list[Cell], table: PaperTable) -> str:
     """Which cells with a published value are not among those that were measured, in a sentence."""
-    missing = [cell.title for cell in MNIST.cells if cell not in measured]
+    missing = [cell.title for cell in table.cells if cell not in measured]
     return f"Not measured yet: {', '.join(missing)}." if missing else ""
 
 
-def above_the_paper(rows: list[Row], table: PaperTable = MNIST) -> str:
+def above_the_paper(rows: list[Row], table: PaperTable) -> str:
     """Which cells' means are above the published values, in a sentence."""
     published = sum(row.paper is not None for row in rows)
     above = [row for row in rows if row.difference is not None and row.difference > 0]
@@ -125,45 +133,36 @@ def cells_table() -> str:
 def addition_table() -> str:
     """Every cell of the addition of two digits, in Markdown."""
     results = results_of(ADDITION.results)
-    missing = [cell for cell in ADDITION.cells if cell not in {each.cell for each in results}]
-    parts = [markdown_lines(details(results, ADDITION))] if results else []
-    if results:
-        rows = table_rows(results, ADDITION)
-        parts += [f"{above_the_paper(rows, ADDITION)}\n", f"{circumstances(results)}\n"]
-    if missing:
-        parts.append(f"Not measured yet: {', '.join(cell.model for cell in missing)}.\n")
-    return "\n".join(parts)
+    rows = table_rows(results, ADDITION)
+    missing = unmeasured([row.cell for row in rows], ADDITION)
+    above = above_the_paper(rows, ADDITION)
+    cells = markdown_lines(details(results, ADDITION))
+    return with_notes(cells, above, missing, circumstances(results))
 
 
 def made_birds_table() -> str:
     """Every network on the birds that scripts/made_birds.py draws, in Markdown."""
-    return runs_table(results_of("made_birds"), "accuracy in %", made_birds_name)
+    return runs_table(results_of("made_birds"), made_birds_name)
 
 
 def runs_table(
-    results: list[Result],
-    measure: str = "test error in %",
-    name: Callable[[Result], str] = lambda result: result.cell.model,
+    results: list[Result], name: Callable[[Result], str] = lambda result: result.cell.model
 ) -> str:
     """Runs of experiments that the paper prints no number for, in Markdown: a line a network."""
-    lines = [("network", "on", measure, "seeds", "parameters", "passes", "minutes a run")]
-    networks = [(name(result), result.cell.distortion) for result in results]
-    for network in dict.fromkeys(networks):
-        runs = [run for run, its in zip(results, networks, strict=True) if its == network]
+    if not results:
+        return "Not yet run.\n"
+    measure = results[0].measure
+    digits = 2 if measure.lower_is_better else 1  # an error is the smaller number
+    head = ("network", "on", f"test {measure.name} in {measure.unit}", *EFFORT)
+    networks: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        networks.setdefault((name(result), result.cell.distortion), []).append(result)
+    lines = [head]
+    for network, runs in networks.items():
         measured = [run.test_percent for run in runs]
-        digits = 1 if "accuracy" in measure else 2
         spread = f" ± {stdev(measured):.{digits}f}" if len(runs) > 1 else ""
-        lines.append(
-            (
-                *network,
-                f"{mean(measured):.{digits}f}{spread}",
-                " ".join(str(run.seed) for run in runs),
-                f"{runs[0].parameters:,}",
-                f"{runs[0].passes:g}",
-                f"{mean(run.train_seconds for run in runs) / 60:.1f}",
-            )
-        )
-    return f"{markdown_lines(lines)}\n{circumstances(results)}\n" if results else "Not yet run.\n"
+        lines.append((*network, f"{mean(measured):.{digits}f}{spread}", *effort(runs)))
+    return f"{markdown_lines(lines)}\n{circumstances(results)}\n"
 
 
 def layers_table() -> str:
@@ -183,7 +182,7 @@ def beside_them(results: list[Result]) -> list[Result]:
     cells = [
         Cell(on, "CNN", transform)
         for on in dict.fromkeys(result.cell.distortion for result in results)
-        for transform in (None, "Aff")
+        for transform in ("none", "Aff")
     ]
     return [result for result in results_of("default") if result.cell in cells]
 
@@ -385,10 +384,9 @@ def time_table() -> str:
         f"{count} of {len(MNIST.cells)} cells reached the paper's error; all measured runs "
         f"together took {hours:.2f} hours of one thread."
     )
-    missing = unmeasured([cell_in(line) for line in measured])
-    summary += f" {missing}" if missing else ""
+    missing = unmeasured([cell_in(line) for line in measured], MNIST)
     told = machine(*(line["environment"] for line in measured))
-    return f"{markdown_lines(rows)}\n{summary}\n\n{told}\n"
+    return with_notes(markdown_lines(rows), summary, missing, told)
 
 
 def time_chart() -> Figure:

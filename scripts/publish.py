@@ -282,9 +282,8 @@ def body(table: PaperTable, cell: Cell) -> str:
     task = [] if table.task == "classification" else [f"task={table.task}"]
     data = [] if table.data == "mnist" else [f"data.source={table.data}"]
     settings: dict[str, Any] = {}
-    own = [*table.own.get(cell.distortion, ()), *table.own.get(cell.model, ())]
-    all_of_it = [*task, *data, *cell.overrides, *own]
-    apply_overrides(settings, all_of_it, ConfigSource("the cell"))
+    own = [*task, *data, *cell.overrides, *table.own.get(cell.distortion, ())]
+    apply_overrides(settings, own, ConfigSource("the cell"))
     return yaml.safe_dump(settings, sort_keys=False)
 
 

@@ -1,7 +1,7 @@
 """Validation errors of a recipe, of a change to it, or of one version of the numerics.
 
     python scripts/validate.py CELL... >> scripts/results/numerics.jsonl
-    python scripts/validate.py CELL... --set model.st_jitter=0.05 >> scripts/results/levers.jsonl
+    python scripts/validate.py CELL... --set model.st_jitter=0.05
 
 Each cell is trained by its shipped config with the changes, but only for a few passes, on 50,000
 digits with one thread, and measured on draws of the other 10,000. The test digits are not touched.
@@ -36,7 +36,7 @@ def main(
     passes: Annotated[int, typer.Option(help="Over the digits.")] = 8,
     seeds: Annotated[tuple[int, int], typer.Option(help="The first and the last.")] = (1, 2),
     draws: Annotated[int, typer.Option(help="Of the validation digits.")] = 5,
-    changes: Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE")] = [],  # noqa: B006
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
 ) -> None:
     """Train, validate, and print a line for each run."""
     torch.set_num_threads(1)
@@ -44,7 +44,7 @@ def main(
     version = getattr(result, "NUMERICS", 1)  # commits before it was recorded had the first
     for name, seed in itertools.product(names, range(seeds[0], seeds[1] + 1)):
         shortened = [f"seed={seed}", f"train.epochs={passes}", "data.validation=10000"]
-        config = load_config(f"{name}.yaml", [*shortened, *changes])
+        config = load_config(f"{name}.yaml", [*shortened, *(changes or [])])
         splits = config.load_splits()
         state = State(config, splits, CPU)
         with tempfile.TemporaryDirectory() as folder, StopSignals() as signals:
@@ -58,7 +58,7 @@ def main(
             **config.cell.as_dict(),
             "seed": seed,
             "passes": passes,
-            "changes": changes,
+            "changes": changes or [],
             "numerics": version,
             "seconds": round(state.seconds),
             "commit": describe_environment(CPU)["commit"],

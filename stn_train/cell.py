@@ -1,4 +1,4 @@
-"""The cells of the tables of results: their names, and the settings that make a config one."""
+"""Cells of the tables of results: their names, and the settings that put a config in one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self

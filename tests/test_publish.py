@@ -91,11 +91,11 @@ def test_a_run_is_gathered_once(publish, finished, tmp_path):
 
 
 @pytest.fixture
-def family_run(finished, tmp_path):
-    """Write the result of a run of r_affine_fcn with overrides, as if it had been trained."""
+def run_of(finished, tmp_path):
+    """Write the result of a run of a shipped config with overrides, as if it had been trained."""
 
-    def write(*overrides, distortion="R"):
-        config = load_config(f"{distortion.lower()}_affine_fcn.yaml", overrides)
+    def write(name, *overrides):
+        config = load_config(f"{name}.yaml", overrides)
         result = json.loads(finished.run.result.read_text())
         result["environment"]["commit"] = "0" * 40
         result |= {**config.cell.as_dict(), "seed": config.seed, "config": config.as_dict()}
@@ -108,10 +108,11 @@ def family_run(finished, tmp_path):
 
 
 @pytest.mark.usefixtures("own_results")
-def test_families_of_transforms_are_gathered_and_tabled(publish, family_run, finished):
+def test_families_of_transforms_are_gathered_and_tabled(publish, run_of, finished):
     table = publish.TABLES["families"][1]
     assert "Not measured yet: Translation on R, RTS, E; Rigid on R, RTS, E;" in table()
-    runs = [family_run("transform=Rigid"), family_run("transform=TPS", distortion="E")]
+    rigid, spline = "transform=Rigid", "transform=TPS"
+    runs = [run_of("r_affine_fcn", rigid), run_of("e_affine_fcn", spline)]
     publish.collect("families", runs)
     error = f"{Result.read(finished.run.result).test_percent:.2f}"
     lines = table().splitlines()
@@ -124,20 +125,36 @@ def test_families_of_transforms_are_gathered_and_tabled(publish, family_run, fin
 
 @pytest.mark.usefixtures("own_results")
 @pytest.mark.parametrize(
-    ("overrides", "distortion"),
+    ("name", "overrides"),
     [
-        (["transform=Rigid", "seed=2"], "R"),
-        (["transform=Rigid", "train.epochs=3"], "R"),
-        (["transform={Attention: {scale: 0.5}}"], "R"),
-        (["transform=Rigid", "recipe=paper"], "R"),
-        (["transform=Rigid", "backbone=CNN"], "R"),
-        (["transform=Rigid"], "P"),
+        ("r_affine_fcn", ["transform=Rigid", "seed=2"]),
+        ("r_affine_fcn", ["transform=Rigid", "train.epochs=3"]),
+        ("r_affine_fcn", ["transform={Attention: {scale: 0.5}}"]),
+        ("r_affine_fcn", ["transform=Rigid", "recipe=paper"]),
+        ("r_affine_fcn", ["transform=Rigid", "backbone=CNN"]),
+        ("p_affine_fcn", ["transform=Rigid"]),
     ],
     ids=str,
 )
-def test_runs_of_families_differ_in_the_transform_alone(publish, family_run, overrides, distortion):
+def test_runs_of_families_differ_in_the_transform_alone(publish, run_of, name, overrides):
     with pytest.raises(ConfigError, match="not a run of the shipped config"):
-        publish.collect("families", [family_run(*overrides, distortion=distortion)])
+        publish.collect("families", [run_of(name, *overrides)])
+
+
+@pytest.mark.usefixtures("own_results")
+@pytest.mark.parametrize(
+    ("table", "name", "network"),
+    [("layers", "r_deep", "ST-CNN Aff@1"), ("deformable", "r_dcn", "DCN")],
+)
+def test_experiments_without_a_published_number_stand_beside_the_cnn(
+    publish, run_of, table, name, network
+):
+    part = publish.TABLES[table][1]
+    assert part() == "Not yet run.\n"
+    publish.collect("default", [run_of("r_cnn"), run_of("r_affine"), run_of("rts_cnn")])
+    publish.collect("other", [run_of(name), run_of("volumes")])
+    networks = [line.split(" | ")[0] for line in part().splitlines() if line.endswith(" |")]
+    assert networks == ["| network", "| CNN", "| ST-CNN Aff", f"| {network}"]
 
 
 def test_every_setting_of_every_plug_in_is_documented(publish):

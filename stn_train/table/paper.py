@@ -66,8 +66,7 @@ class PaperTable:
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the configs of a column, or of a row by its model's name, set beside names, as
-    ``key=value``."""
+    """What the configs of a column set beside names, as ``key=value``."""
     prefix: str = ""
     """What the names of its configs and runs begin with."""
     results: str = "default"

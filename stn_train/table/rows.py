@@ -208,25 +208,28 @@ def comma_separated(rows: Sequence[Row]) -> str:
 
 def details(results: Sequence[Result], table: PaperTable) -> list[tuple[str, ...]]:
     """A head and a line for each cell: errors, size of the model, time of a run."""
-    head = f"model,on,{table.measure.name},paper,mean of draws,seeds,parameters,passes"
-    lines = [(*head.split(","), "minutes a run")]
+    lines: list[tuple[str, ...]] = [
+        ("model", "on", table.measure.name, "paper", "mean of draws", *EFFORT)
+    ]
     grouped = runs_by_cell(results, table)
     for row in table_rows(results, table):
-        runs = grouped[row.cell]
-        lines.append(
-            (
-                row.cell.model,
-                row.cell.distortion,
-                row.measured,
-                row.paper_text,
-                f"{row.draws_mean:.2f}",
-                " ".join(map(str, row.seeds)),
-                f"{runs[0].parameters:,}",
-                f"{row.passes:g}",
-                f"{mean(run.train_seconds for run in runs) / 60:.1f}",
-            )
-        )
+        errors = row.measured, row.paper_text, f"{row.draws_mean:.2f}"
+        lines.append((row.cell.model, row.cell.distortion, *errors, *effort(grouped[row.cell])))
     return lines
+
+
+EFFORT = ("seeds", "parameters", "passes", "minutes a run")
+"""The heads of what `effort` returns."""
+
+
+def effort(runs: Sequence[Result]) -> tuple[str, str, str, str]:
+    """What runs of one network took: seeds, size of the model, passes, mean minutes of training."""
+    return (
+        " ".join(map(str, sorted(run.seed for run in runs))),
+        f"{runs[0].parameters:,}",
+        f"{max(run.passes for run in runs):g}",
+        f"{mean(run.train_seconds for run in runs) / 60:.1f}",
+    )
 
 
 def circumstances(results: Sequence[Result]) -> str:

@@ -23,6 +23,8 @@ def test_each_column_has_its_cells_measured_and_published():
         means = [line for line in axis.lines if line.get_marker() == "o"]
         assert [line.get_xdata()[0] for line in diamonds] == [row.paper for row in shown]
         assert [line.get_xdata()[0] for line in means] == [row.mean for row in shown]
+        numbers = [(text.get_text(), text.xy[0]) for text in axis.texts]
+        assert numbers == [(f"{row.mean:.2f}", row.mean) for row in shown]
         assert [to_rgb(line.get_color()) for line in means] == [
             to_rgb(COLOURS[verdict(row, MNIST)]) for row in shown
         ]
