@@ -20,7 +20,8 @@ from stn_train.data.sources import SOURCES, DataSettings, Splits
 from stn_train.errors import ConfigError
 from stn_train.geometry.transforms import TRANSFORMS, Affine, Transform
 from stn_train.models.assembly import build_network, resolve_placements
-from stn_train.models.backbones import BACKBONES, Backbone, Convolutional
+from stn_train.models.backbone import Backbone
+from stn_train.models.backbones import BACKBONES, Convolutional
 from stn_train.models.network import Network
 from stn_train.models.placements import FRONT, ONE_IN_FRONT, Placement, arrangement
 from stn_train.models.transformer_settings import TransformerSettings

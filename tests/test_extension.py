@@ -21,7 +21,8 @@ from stn_train.data.source import Source
 from stn_train.data.sources import SOURCES
 from stn_train.geometry.grids import MatrixGrid
 from stn_train.geometry.transforms import TRANSFORMS, Transform
-from stn_train.models.backbones import BACKBONES, Backbone
+from stn_train.models.backbone import Backbone
+from stn_train.models.backbones import BACKBONES
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.runs.directory import load_run
 from stn_train.runs.result import Result

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stn_train.data.images import Shape
 from stn_train.geometry.plane import Kernel
 from stn_train.geometry.transforms import Attention, Transform
-from stn_train.models.backbones import Backbone, StagedBackbone, least_input
+from stn_train.models.backbone import Backbone, StagedBackbone, least_input
 from stn_train.models.network import DepthProjection, Locator, Network
 from stn_train.models.placements import (
     FRONT,

@@ -1,7 +1,7 @@
 """Where spatial transformers stand in a network, and what an arrangement of them is called.
 
 A place is ``front``, before the classifier, or ``after_1``, ``after_2``, ...: behind that stage of
-it (`stn_train.models.backbones.Stage`).
+it (`stn_train.models.backbone.Stage`).
 """
 
 import re

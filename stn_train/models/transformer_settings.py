@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from stn_train.data.images import Shape
-from stn_train.models.backbones import Backbone
+from stn_train.models.backbone import Backbone
 from stn_train.models.placements import FRONT, Placement
 from stn_train.settings import Settings
 

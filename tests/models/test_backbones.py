@@ -1,15 +1,10 @@
-"""Backbones, layer by layer: sizes, weights, dropout;"""
+"""Backbones, layer by layer: sizes, weights, dropout."""
 
 import pytest
 import torch
 
-from stn_train.models.backbones import (
-    BACKBONES,
-    Backbone,
-    Convolutional,
-    FullyConnected,
-    Tutorial,
-)
+from stn_train.models.backbone import Backbone
+from stn_train.models.backbones import BACKBONES, Convolutional, FullyConnected, Tutorial
 from stn_train.models.network import parameter_count
 from stn_train.models.spatial_transformer import OutputLayer
 from stn_train.recipes import RECIPES

@@ -10,7 +10,8 @@ from stn_train.config import Config
 from stn_train.config_file import load_config
 from stn_train.data.images import ImageFormat
 from stn_train.errors import ConfigError
-from stn_train.models.backbones import BACKBONES, StagedBackbone, least_input
+from stn_train.models.backbone import StagedBackbone, least_input
+from stn_train.models.backbones import BACKBONES
 from stn_train.models.network import parameter_count
 from stn_train.models.placements import arrangement, file_name, groups_in, model_name
 from stn_train.models.spatial_transformer import ParallelTransformers, SpatialTransformer
