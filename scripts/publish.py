@@ -282,8 +282,9 @@ def body(table: PaperTable, cell: Cell) -> str:
     task = [] if table.task == "classification" else [f"task={table.task}"]
     data = [] if table.data == "mnist" else [f"data.source={table.data}"]
     settings: dict[str, Any] = {}
-    own = [*task, *data, *cell.overrides, *table.own.get(cell.distortion, ())]
-    apply_overrides(settings, own, ConfigSource("the cell"))
+    own = [setting for key in (cell.distortion, cell.model) for setting in table.own.get(key, ())]
+    chosen = [*task, *data, *cell.overrides, *own]
+    apply_overrides(settings, chosen, ConfigSource("the cell"))
     return yaml.safe_dump(settings, sort_keys=False)
 
 

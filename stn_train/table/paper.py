@@ -66,7 +66,8 @@ class PaperTable:
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the configs of a column set beside names, as ``key=value``."""
+    """What the configs of a column, or of a row by its model's name, set beside names, as
+    ``key=value``."""
     prefix: str = ""
     """What the names of its configs and runs begin with."""
     results: str = "default"
@@ -188,6 +189,23 @@ TABLES = {
                 ("FCN", "2xTPS"): (5.8,),
             },
             rounding=0.05,
+            own={  # the same size for all, and as long as they go on learning
+                "FCN": (
+                    "train.epochs=250",
+                    "train.learning_rate=0.004",
+                    "train.weight_decay=0.02",
+                    "train.label_smoothing=0.0",
+                ),
+                "CNN": ("train.epochs=100",),
+                **dict.fromkeys(
+                    ("ST-FCN Aff", "ST-FCN Proj", "ST-FCN TPS"),
+                    (
+                        "backbone.FCN.hidden=172",
+                        "backbone.FCN.localisation_hidden=172",
+                        "train.epochs=100",
+                    ),
+                ),
+            },
             prefix="addition_",
             results="addition",
         ),
