@@ -197,14 +197,14 @@ TABLES = {
                     "train.label_smoothing=0.0",
                 ),
                 "CNN": ("train.epochs=100",),
-                **dict.fromkeys(
-                    ("ST-FCN Aff", "ST-FCN Proj", "ST-FCN TPS"),
-                    (
-                        "backbone.FCN.hidden=172",
-                        "backbone.FCN.localisation_hidden=172",
+                **{
+                    f"ST-FCN {transform}": (
+                        f"backbone.FCN.hidden={hidden}",
+                        f"backbone.FCN.localisation_hidden={hidden}",
                         "train.epochs=100",
-                    ),
-                ),
+                    )
+                    for transform, hidden in (("Aff", 172), ("Proj", 172), ("TPS", 170))
+                },
             },
             prefix="addition_",
             results="addition",
