@@ -66,8 +66,8 @@ class PaperTable:
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What the configs of a column, or of a row by its model's name, set beside names, as
-    ``key=value``."""
+    """Settings, as ``key=value``, that configs have beside the names in their cell. They are listed
+    by column (RTS), for all its cells, or by model (ST-FCN Aff), for all its columns."""
     prefix: str = ""
     """What the names of its configs and runs begin with."""
     results: str = "default"
@@ -189,7 +189,7 @@ TABLES = {
                 ("FCN", "2xTPS"): (5.8,),
             },
             rounding=0.05,
-            own={  # the same size for all, and as long as they go on learning
+            own={  # about as many weights as with two transformers, and longer schedules
                 "FCN": (
                     "train.epochs=250",
                     "train.learning_rate=0.004",

@@ -106,6 +106,11 @@ def test_a_table_is_one_object_and_one_entry(monkeypatch, tiny):
     assert published_for(unknown) is None
 
 
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_settings_of_its_own_are_those_of_a_column_or_model_of_the_table(table):
+    assert set(table.own) <= {*table.columns, *(cell.model for cell in table.cells)}
+
+
 def test_unknown_table_is_told_with_those_there_are():
     with pytest.raises(ConfigError, match=r"'mnst'.*mnist.*did you mean mnist"):
         table_named("mnst")
