@@ -36,8 +36,9 @@ class Cell(NamedTuple):
 
     @property
     def title(self) -> str:
-        """CNN on RTS, ST-CNN Aff on RTS."""
-        return f"{self.model} on {self.distortion}"
+        """CNN on RTS, ST-CNN Aff on RTS; without a distortion CNN on undistorted images."""
+        undistorted = self.distortion == "none"
+        return f"{self.model} on {'undistorted images' if undistorted else self.distortion}"
 
     @property
     def file_name(self) -> str:

@@ -105,7 +105,11 @@ def test_every_field_outside_the_sections_is_documented(section):
         (("P", "FCN", "TPS"), "ST-FCN TPS on P", "p_tps_fcn"),
         (("RTS", "CNN", "Aff"), "ST-CNN Aff on RTS", "rts_affine"),
         (("RTS", "FCN", "Proj"), "ST-FCN Proj on RTS", "rts_projective_fcn"),
-        (("none", "tutorial", "Aff"), "ST-tutorial Aff on none", "none_affine_tutorial"),
+        (
+            ("none", "tutorial", "Aff"),
+            "ST-tutorial Aff on undistorted images",
+            "none_affine_tutorial",
+        ),
         (("Shear", "CNN", "Attention"), "ST-CNN Attention on Shear", "shear_attention"),
     ],
     ids=str,

@@ -161,7 +161,7 @@ def test_a_transform_of_images_alone_is_refused_by_the_network_too():
         config_of(transform="Proj")
     config = config_of()
     assert Config.model_validate(config.as_dict()) == config
-    assert config.title == "ST-FCN Aff on none, extruded"
+    assert config.title == "ST-FCN Aff on undistorted images, extruded"
 
 
 # A run, through the commands.

@@ -109,11 +109,11 @@ def test_page_has_table_curves_pictures_environment_and_commands(runs, tags, liv
 
 
 def test_page_names_the_runs_that_are_in_no_cell(tags):
-    assert "not in this table: ST-FCN Aff on none (seed 1)" in tags.text
+    assert "not in this table: ST-FCN Aff on undistorted images (seed 1)" in tags.text
 
 
 def test_folder_without_a_run_of_the_table_is_told(runs):
-    with pytest.raises(CheckpointError, match="ST-FCN Aff on none"):
+    with pytest.raises(CheckpointError, match="ST-FCN Aff on undistorted images"):
         material(runs / "undistorted", MNIST)
 
 
@@ -161,7 +161,7 @@ def test_command_writes_the_page(runs, command, tmp_path, monkeypatch):
     assert f"live page   {tmp_path / 'made' / 'report-live.html'}, " in result.stdout
     assert 'href="report-live.html"' in (tmp_path / "made" / "report.html").read_text()
     assert (tmp_path / "made" / "report-live.html").stat().st_size > 1_000_000
-    assert "not in this table: ST-FCN Aff on none (seed 1)" in result.stdout
+    assert "not in this table: ST-FCN Aff on undistorted images (seed 1)" in result.stdout
     assert command("stn-table", "report", tmp_path, "--out", tmp_path / "r.html").exit_code == 4
 
 

@@ -161,7 +161,7 @@ def test_runs_outside_the_table_are_left_out_and_named():
     assert details([*elsewhere, *RESULTS], MNIST) == details(RESULTS, MNIST)
     assert outside([*elsewhere, *RESULTS, elsewhere[0]], MNIST) == (
         "not in this table: CNN on R, fashion_mnist (seeds 1, 2); "
-        "ST-CNN Aff on RTS, fashion_mnist (seed 1); ST-tutorial Aff on none (seed 7)"
+        "ST-CNN Aff on RTS, fashion_mnist (seed 1); ST-tutorial Aff on undistorted images (seed 7)"
     )
 
 
