@@ -102,6 +102,27 @@ def paper_recipe_table() -> str:
     return with_notes(markdown(rows, MNIST), measured, above, circumstances(results))
 
 
+def poses_table() -> str:
+    """What averaging over poses brings to the models that ship, in Markdown.
+
+    The two numbers of a model are of the same draws; the difference is paired over them.
+    """
+    head = ["model", "on", "error", "mean of draws", "poses", "error", "mean of draws"]
+    lines = [(*head, "difference of the means")]
+    for report in collected("poses"):
+        cell = cell_in(report)
+        alone = Result.read(ROOT / "stn_train" / "trained" / cell.file_name / "result.json")
+        one, several = alone.draws_percent, report["draws_percent"]
+        if alone.draws_sha256 != report["draws_sha256"]:
+            raise ValueError(f"{cell}: measured on other draws than the model's own result")
+        differences = [after - before for before, after in zip(one, several, strict=True)]
+        error = stdev(differences) / len(differences) ** 0.5
+        before, after = ((f"{each[0]:.2f}", f"{mean(each):.3f}") for each in (one, several))
+        gain = f"{mean(differences):+.3f} ± {error:.3f}"
+        lines.append((cell.model, cell.distortion, *before, str(report["poses"]), *after, gain))
+    return f"{markdown_lines(lines)}\n"
+
+
 def with_notes(table: str, *notes: str) -> str:
     """A table in Markdown with paragraphs below it; empty ones are left out."""
     return "\n".join([table, *(f"{note}\n" for note in notes if note)])
@@ -803,6 +824,7 @@ TABLES = {
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "paper recipe": ("docs/results.md", paper_recipe_table),
+    "poses": ("docs/results.md", poses_table),
     "addition": ("docs/experiments.md", addition_table),
     "made birds": ("docs/experiments.md", made_birds_table),
     "colocalisation": ("docs/experiments.md", colocalisation_table),
