@@ -66,6 +66,8 @@ class Convolutional(StagedBackbone):
 
     filters: Annotated[tuple[Width, Width], Field(strict=False)] = (64, 64)
     """Filters of the two convolutions (32 to 64 in the paper)."""
+    features: Width | None = None
+    """Units in a fully connected layer before the output layer; null for none, as in Table 1."""
     dropout: Fraction = 0.0
     """Dropout probability before the classifier's output layer."""
     localisation_filters: Width = 20
@@ -81,11 +83,11 @@ class Convolutional(StagedBackbone):
 
     @override
     def head(self, shape: Shape, outputs: int) -> list[nn.Module]:
-        return [
-            nn.Flatten(),
-            nn.Dropout(self.dropout),
-            OutputLayer(pixels_of(shape), outputs),
-        ]
+        count, layers = pixels_of(shape), []
+        if self.features is not None:
+            layers = [nn.Linear(count, self.features), nn.ReLU()]
+            count = self.features
+        return [nn.Flatten(), *layers, nn.Dropout(self.dropout), OutputLayer(count, outputs)]
 
     @override
     def localisation(self, shape: Shape) -> tuple[nn.Module, int]:

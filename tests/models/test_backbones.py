@@ -1,5 +1,7 @@
 """Backbones, layer by layer: sizes, weights, dropout."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -67,6 +69,7 @@ def test_a_recipe_has_settings_for_every_backbone(recipe):
         (Convolutional(), 28, 208_586),  # 64 9x9, 64 7x7, 2x2x64 -> 10
         (Convolutional(), 42, 229_066),  # 64 9x9, 64 7x7, 6x6x64 -> 10
         (Convolutional(filters=(32, 16)), 28, 28_378),
+        (Convolutional(filters=(32, 16), features=12), 28, 28_378 - 650 + 65 * 12 + 13 * 10),
         (Tutorial(), 28, 21_840),  # as in PyTorch's tutorial
     ],
     ids=str,
@@ -105,7 +108,9 @@ def test_three_channels_add_to_the_first_layer_alone(backbone, weights):
     assert parameter_count(backbone.classifier((3, 28, 28), 10)) == weights
 
 
-@pytest.mark.parametrize("backbone", [FullyConnected, Convolutional])
+@pytest.mark.parametrize(
+    "backbone", [FullyConnected, Convolutional, partial(Convolutional, features=40)], ids=str
+)
 def test_dropout_leaves_out_last_features_in_training_alone(backbone):
     torch.manual_seed(0)
     classifier, seen = backbone(dropout=0.25).classifier((1, 28, 28), 10), {}
