@@ -314,6 +314,28 @@ def validation_table() -> str:
     return f"{markdown_lines(lines)}\n{circumstances(results_of('validation'))}\n"
 
 
+def levers_table() -> str:
+    """Changes to the recipe that other work has found useful, in Markdown.
+
+    Each line of levers.jsonl is one of scripts/validate.py, on several draws of the validation
+    digits. The difference is from the unchanged recipe after as many passes, seed by seed.
+    """
+    errors: dict[tuple[Cell, int, str], dict[int, float]] = {}
+    for line in collected("levers"):
+        key = cell_in(line), line["passes"], ", ".join(line["changes"])
+        errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
+    lines = [("model", "on", "passes", "changed", "validation error", "difference", "seeds")]
+    for (cell, passes, changed), by_seed in sorted(errors.items()):
+        plain = errors[cell, passes, ""]
+        differences = [error - plain[seed] for seed, error in by_seed.items() if seed in plain]
+        difference = f"{mean(differences):+.2f}" if changed else ""
+        seeds = " ".join(map(str, sorted(by_seed)))
+        error = f"{mean(by_seed.values()):.2f}"
+        place = cell.model, cell.distortion, str(passes)
+        lines.append((*place, changed or "nothing", error, difference, seeds))
+    return f"{markdown_lines(lines)}\n"
+
+
 def tried_settings(config: Config) -> dict[str, Any]:
     """The settings of network and training, by the last part of their keys."""
     found: dict[str, Any] = {}
@@ -833,6 +855,7 @@ TABLES = {
     "deformable": ("docs/experiments.md", deformable_table),
     "calibration": ("docs/calibration.md", calibration_table),
     "validation": ("docs/recipe.md", validation_table),
+    "levers": ("docs/recipe.md", levers_table),
     "families": ("docs/transforms.md", families_table),
     "grid": ("docs/cluster.md", grid_table),
     "ray": ("docs/cluster.md", ray_table),
