@@ -322,7 +322,7 @@ def levers_table() -> str:
     """
     errors: dict[tuple[Cell, int, str], dict[int, float]] = {}
     for line in collected("levers"):
-        key = cell_in(line), line["passes"], ", ".join(line["changes"])
+        key = cell_in(line), line["passes"], "; ".join(line["changes"])
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
     lines = [("model", "on", "passes", "changed", "validation error", "difference", "seeds")]
     for (cell, passes, changed), by_seed in sorted(errors.items()):
