@@ -114,13 +114,11 @@ def lines() -> list[str]:
 
 def test_every_published_result_is_as_it_was():
     published = [json.loads(line) for line in lines()]
-    assert len(published) == 96
+    assert sum("numerics" not in before for before in published) == 96  # of the first version
+    unsaid = {"task": "classification", "numerics": 1}
     for before, result in zip(published, reference_results(), strict=True):
         assert result.task == "classification"
-        after = result.as_dict()
-        assert after.pop("task") == "classification"
-        assert after.pop("numerics") == 1
-        assert after == before
+        assert result.as_dict() == unsaid | before
 
 
 def test_results_are_those_of_finished_runs(tmp_path, finished):
