@@ -31,6 +31,7 @@ from stn_train.geometry.transforms import TRANSFORMS
 from stn_train.models.placements import Placement
 from stn_train.recipes import PAPER
 from stn_train.runs.result import Result
+from stn_train.runs.shipped_models import FOLDER
 from stn_train.settings import Choice, Settings, name_and_settings
 from stn_train.table.paper import TABLES as PAPER_TABLES
 from stn_train.table.paper import PaperTable
@@ -111,16 +112,20 @@ def poses_table() -> str:
     lines = [(*head, "difference of the means")]
     for report in collected("poses"):
         cell = cell_in(report)
-        alone = Result.read(ROOT / "stn_train" / "trained" / cell.file_name / "result.json")
+        alone = Result.read(FOLDER / cell.file_name / "result.json")
         one, several = alone.draws_percent, report["draws_percent"]
         if alone.draws_sha256 != report["draws_sha256"]:
             raise ValueError(f"{cell}: measured on other draws than the model's own result")
         differences = [after - before for before, after in zip(one, several, strict=True)]
-        error = stdev(differences) / len(differences) ** 0.5
         before, after = ((f"{each[0]:.2f}", f"{mean(each):.3f}") for each in (one, several))
-        gain = f"{mean(differences):+.3f} ± {error:.3f}"
+        gain = mean_and_error(differences, "+")
         lines.append((cell.model, cell.distortion, *before, str(report["poses"]), *after, gain))
     return f"{markdown_lines(lines)}\n"
+
+
+def mean_and_error(values: list[float], sign: str = "") -> str:
+    """A mean ± its standard error, in text; with sign "+" a positive mean has one too."""
+    return f"{mean(values):{sign}.3f} ± {stdev(values) / len(values) ** 0.5:.3f}"
 
 
 def with_notes(table: str, *notes: str) -> str:
@@ -317,11 +322,12 @@ def validation_table() -> str:
 def levers_table() -> str:
     """Changes to the recipe that other work has found useful, in Markdown.
 
-    Each line of levers.jsonl is one of scripts/validate.py, on several draws of the validation
-    digits. The difference is from the unchanged recipe after as many passes, seed by seed.
+    Each line of levers.jsonl is the output of scripts/validate.py, with the changes in words. The
+    difference is from the unchanged recipe after as many passes, with the same seeds.
     """
     errors: dict[tuple[Cell, int, str], dict[int, float]] = {}
-    for line in collected("levers"):
+    runs = collected("levers")
+    for line in runs:
         key = cell_in(line), line["passes"], "; ".join(line["changes"])
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
     lines = [("model", "on", "passes", "changed", "validation error", "difference", "seeds")]
@@ -333,7 +339,10 @@ def levers_table() -> str:
         error = f"{mean(by_seed.values()):.2f}"
         place = cell.model, cell.distortion, str(passes)
         lines.append((*place, changed or "nothing", error, difference, seeds))
-    return f"{markdown_lines(lines)}\n"
+    commits = ", ".join(sorted({run["commit"][:9] for run in runs}))
+    return (
+        f"{markdown_lines(lines)}\nTraining digits: 50000 (mnist); threads: 1; commit: {commits}.\n"
+    )
 
 
 def tried_settings(config: Config) -> dict[str, Any]:
@@ -498,8 +507,7 @@ def numerics_table() -> str:
     means: dict[tuple[Cell, int], dict[int, str]] = {}
     for run in runs:
         draws = run["draws_percent"]
-        text = f"{mean(draws):.3f} ± {stdev(draws) / len(draws) ** 0.5:.3f}"
-        means.setdefault((cell_in(run), run["seed"]), {})[run["numerics"]] = text
+        means.setdefault((cell_in(run), run["seed"]), {})[run["numerics"]] = mean_and_error(draws)
     for (cell, seed), texts in means.items():
         shown = [texts.get(version, "") for version in versions]
         rows.append((cell.model, cell.distortion, str(seed), *shown))

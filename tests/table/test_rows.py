@@ -125,10 +125,8 @@ def test_csv_can_be_read_back():
 def test_reference_results_fill_the_table():
     results = reference_results()
     found = table_rows(results, MNIST)
-    measured = [each.cell for each in found]
-    assert measured == [cell for cell in MNIST.cells if cell in measured]  # in the paper's order
-    whole = {cell for cell in MNIST.cells if cell.distortion in ("R", "RTS", "P", "E")}
-    assert whole <= set(measured)
+    missing = [Cell("TC", "CNN", "none"), Cell("TC", "CNN", "Aff")]
+    assert [each.cell for each in found] == [cell for cell in MNIST.cells if cell not in missing]
     assert all(each.paper == MNIST.published(each.cell) for each in found)
     assert outside(results, MNIST) == ""
 
