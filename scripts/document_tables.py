@@ -340,9 +340,8 @@ def levers_table() -> str:
         place = cell.model, cell.distortion, str(passes)
         lines.append((*place, changed or "nothing", error, difference, seeds))
     commits = ", ".join(sorted({run["commit"][:9] for run in runs}))
-    return (
-        f"{markdown_lines(lines)}\nTraining digits: 50000 (mnist); threads: 1; commit: {commits}.\n"
-    )
+    told = f"Training digits: 50000 (mnist); threads: 1; commit: {commits}."
+    return with_notes(markdown_lines(lines), told)
 
 
 def tried_settings(config: Config) -> dict[str, Any]:
@@ -518,8 +517,7 @@ def numerics_table() -> str:
     rows.append(("mean", "", "", *(f"{mean(errors):.3f}" for errors in all_draws.values())))
     first, last = all_draws.values()
     differences = [after - before for before, after in zip(first, last, strict=True)]
-    error = stdev(differences) / len(differences) ** 0.5
-    told = f"{mean(differences):+.3f} ± {error:.3f} (mean and standard error over the runs)"
+    told = f"{mean_and_error(differences, '+')} (mean and standard error over the runs)"
     return f"{markdown_lines(rows)}\nDifference: {told}.\n"
 
 
