@@ -266,7 +266,7 @@ def tell_result(config: "Config", result: "Result") -> None:
         published = f"{table.published(config.cell)} {config.task.measure.unit}"
         typer.echo(f"paper       {published} ({table.origin(config.cell)})")
     typer.echo(
-        f"model       {result.parameters:,} parameters, {result.passes:g} x "
+        f"model       {result.parameters:,} parameters, {result.passes:.3g} x "
         f"{result.training_digits:,} images in {result.train_seconds:.0f} s"
     )
 
