@@ -203,6 +203,11 @@ def deformable_table() -> str:
     return runs_table(beside_them(deformable) + deformable)
 
 
+def clutter_table() -> str:
+    """Every network on TC, in Markdown."""
+    return runs_table([run for run in results_of("default") if run.cell.distortion == "TC"])
+
+
 def beside_them(results: list[Result]) -> list[Result]:
     """The CNN without and with an affine transformer on the same distortions."""
     cells = [
@@ -855,6 +860,7 @@ TABLES = {
     "paper recipe": ("docs/results.md", paper_recipe_table),
     "poses": ("docs/results.md", poses_table),
     "addition": ("docs/experiments.md", addition_table),
+    "clutter": ("docs/clutter.md", clutter_table),
     "made birds": ("docs/experiments.md", made_birds_table),
     "colocalisation": ("docs/experiments.md", colocalisation_table),
     "layers": ("docs/experiments.md", layers_table),
