@@ -47,6 +47,8 @@ class Batch(NamedTuple):
     """float (B, C, H, W), of volumes (B, C, D, H, W), in [0, 1]; the background is 0."""
     targets: Tensor
     """What is right, (B, ...)."""
+    context: Tensor | None = None
+    """What else the task's loss is to know of the inputs, (B, ...); most tasks need nothing."""
 
 
 class Task(Settings, ABC):

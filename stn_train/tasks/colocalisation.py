@@ -127,12 +127,13 @@ class Colocalisation(Task):
         corners = torch.cat([corner, corner + self.distortion.image_px], dim=1)  # (B, 4)
         boxes = 2 * corners / self.distortion.canvas_px - 1
         canvases = self.distortion.apply(images, index, draws)
-        if len(images) == self.count:  # not where a picture shows some of them
-            MAPS[canvases] = self.maps(images)[index]
-        return Batch(canvases, boxes)
+        return Batch(canvases, boxes, self.all_maps(images)[index])
 
-    def maps(self, images: Images) -> Tensor:
-        """`maps_of` all canvases: (N, P, G). Those of a run stay the same: it is computed once."""
+    def all_maps(self, images: Images) -> Tensor:
+        """`maps_of` the canvases of all images: (N, P, G).
+
+        Every step of a run shows the same canvases, so their maps are computed once.
+        """
         known: dict[str, Tensor] = MAPS.setdefault(images.pixels, {})
         key = self.distortion.model_dump_json()
         if key not in known:
@@ -152,7 +153,8 @@ class Colocalisation(Task):
         boxes = self.answers(grids)  # (B, 4)
         with torch.no_grad():
             crops = encoder.features(self.random_crops(batch.inputs))  # (B, F)
-            wanted = self.best_boxes(maps_of(batch.inputs), windows)  # (B, 4)
+            maps = maps_of(batch.inputs) if batch.context is None else batch.context
+            wanted = self.best_boxes(maps, windows)  # (B, 4)
             off_px = (
                 (centres(boxes) - centres(wanted)).abs().amax(1) * self.distortion.canvas_px / 2
             )
@@ -203,15 +205,11 @@ class Colocalisation(Task):
 
 
 MAPS = WeakTensorKeyDictionary()
-"""What has been computed of canvases that are still in use: `maps_of` them by the canvases
-themselves, and by an image set's pixels and the distortion those of the whole set."""
+"""What `all_maps` has computed of images still in use, by their pixels and the distortion."""
 
 
 def maps_of(canvases: Tensor) -> Tensor:
     """What the encoder makes of every place of canvases (B, C, S, S): (B, P, G)."""
-    known: Tensor | None = MAPS.get(canvases)
-    if known is not None:
-        return known
     with torch.no_grad():
         return frozen_encoder(canvases.device).everywhere(grey(canvases))
 

@@ -88,7 +88,7 @@ class Inspected(NamedTuple):
 @torch.inference_mode()
 def inspect(run: Run, examples: Examples, index: Tensor) -> Inspected:
     """Run a model on some examples, keeping what happens on the way."""
-    inputs, targets = examples.batch(index)
+    inputs, targets, _ = examples.batch(index)
     trace = run.model.trace(inputs)
     height, width = inputs.shape[-2:]
     size = torch.tensor([width, height], device=inputs.device)

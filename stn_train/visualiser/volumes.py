@@ -51,7 +51,7 @@ def volumes_page(run: Run, test: Images) -> Figure:
     if len(task.shape(run.format)) != 4:
         told = "its task makes images, there are no volumes: --config volumes has some"
         raise ConfigError([f"{run.config.title}: {told}"])
-    inputs, targets = Examples.for_test(task, test, 0).batch(one_of_each(test)[:SHOWN])
+    inputs, targets, _ = Examples.for_test(task, test, 0).batch(one_of_each(test)[:SHOWN])
     trace = model.trace(inputs)
     warps = [trace.warps[name] for name in model.front]
     stages = [inputs, *(warp.output for warp in warps)]  # each (N, C, D, H, W)

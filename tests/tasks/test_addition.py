@@ -40,7 +40,7 @@ def test_each_channel_is_a_digit_distorted_by_itself(distortion, digits):
     task = addition(distortion)
     draws = task.draw(digits, torch.Generator().manual_seed(3))
     index = torch.tensor([5, 0, 299, 5])
-    inputs, sums = task.batch(digits, index, tuple(each[index] for each in draws))
+    inputs, sums, _ = task.batch(digits, index, tuple(each[index] for each in draws))
     *both, partners = draws
     half = len(both) // 2
     for row, first in enumerate(index.tolist()):

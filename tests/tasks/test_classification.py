@@ -49,7 +49,7 @@ def test_inputs_are_the_images_distorted_and_targets_their_labels(name, images):
     draws = task.draw(images, seeded())
     index = torch.tensor([4, 1, 2])
     picked = tuple(draw[index] for draw in draws)
-    inputs, targets = task.batch(images, index, picked)
+    inputs, targets, _ = task.batch(images, index, picked)
     assert inputs.equal(task.distortion.apply(images, index, picked))
     assert targets.equal(images.labels[index])
 

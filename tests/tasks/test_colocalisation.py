@@ -91,7 +91,7 @@ def test_the_canvases_of_training_and_test_are_the_same(twenty, batch):
 def test_a_digit_lies_in_its_box():
     task = Colocalisation(count=20).with_distortion(Translation(canvas_px=84))
     splits = settings("task.colocalisation.count=20", name="colocalisation_t").load_splits()
-    inputs, boxes = Examples.for_test(task, splits.test, 0).batch(slice(None))
+    inputs, boxes, _ = Examples.for_test(task, splits.test, 0).batch(slice(None))
     assert len(set(map(tuple, boxes.tolist()))) == 20
     for canvas, box, image in zip(inputs[:, 0], boxes, splits.test.pixels[:, 0], strict=True):
         left, top, right, bottom = ((box + 1) * 42).round().int().tolist()
@@ -185,8 +185,21 @@ def test_best_boxes_are_the_digits_where_the_windows_are(twenty, batch):
     )
     best = config.task.best_boxes(maps_of(batch.inputs), encoder.features(digits))
     assert (intersection_over_union(best, batch.targets) > 0.5).float().mean() >= 0.95
-    fresh = encoder.everywhere(batch.inputs)
-    torch.testing.assert_close(maps_of(batch.inputs), fresh, rtol=1e-4, atol=1e-5)
+
+
+def test_the_maps_of_a_batch_are_those_of_its_canvases_in_its_order(twenty, batch):
+    config, splits = twenty
+    shown = draw_pass(config.task, splits.training, 7, 0, 0)
+    again = config.task.batch(splits.training, shown.order, shown.draws)
+    for each in (batch, again):
+        torch.testing.assert_close(each.context, maps_of(each.inputs), rtol=1e-4, atol=1e-5)
+    torch.manual_seed(0)
+    network = config.build_network(splits.test.format)
+    losses = []
+    for context in (again.context, None):
+        torch.manual_seed(1)
+        losses.append(config.task.loss(network, again._replace(context=context), 0.0))
+    torch.testing.assert_close(*losses)
 
 
 def test_no_label_of_place_or_class_has_a_part_in_the_loss(twenty, batch):

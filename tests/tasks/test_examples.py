@@ -148,16 +148,16 @@ def test_a_few_images_are_watched(splits):
 @EVERY_DISTORTION
 def test_an_image_is_the_same_in_any_batch(splits, name):
     examples = Examples.for_test(task_on(name), splits.test, 0)
-    whole, labels = examples.batch(slice(None))
+    whole, labels, _ = examples.batch(slice(None))
     shuffled = torch.randperm(len(examples), generator=seeded(0))[:37]
-    part, part_labels = examples.batch(shuffled)
+    part, part_labels, _ = examples.batch(shuffled)
     torch.testing.assert_close(part, whole[shuffled], rtol=0, atol=1e-6)
     assert torch.equal(part_labels, labels[shuffled])
 
 
 def test_a_batch_is_the_images_distorted_and_their_labels(splits):
     examples = Examples.for_test(task_on("P"), splits.test, 0)
-    inputs, targets = examples.batch(slice(10, 15))
+    inputs, targets, _ = examples.batch(slice(10, 15))
     assert (inputs.shape, inputs.dtype) == ((5, 1, 28, 28), torch.float32)
     (parameters,) = examples.draws
     expected = distort(splits.test.pixels[10:15], Projection(), parameters[10:15])

@@ -160,7 +160,7 @@ class Wide(Classification):
     """Inputs of 28 x 40 px."""
 
     def batch(self, images, index, draws):
-        inputs, targets = super().batch(images, index, draws)
+        inputs, targets, _ = super().batch(images, index, draws)
         return Batch(nn.functional.pad(inputs, (6, 6)), targets)
 
 
@@ -198,7 +198,7 @@ def test_class_means_show_input_and_output_of_each_class(tmp_path):
     run, test = untrained_run(tmp_path, distortion="R")
     figure = pages.class_means(run, test)
     assert len(figure.axes) == 40
-    inputs, labels = Examples.for_test(run.config.task, test, 0).batch(slice(None))
+    inputs, labels, _ = Examples.for_test(run.config.task, test, 0).batch(slice(None))
     torch.testing.assert_close(shown(figure.axes[3]), inputs[labels == 3, 0].mean(0))
     deviation = inputs[labels == 3, 0].std(0, correction=0)
     torch.testing.assert_close(shown(figure.axes[13]), deviation)
@@ -247,7 +247,7 @@ def test_class_means_take_the_first_images_of_a_large_set(tmp_path, monkeypatch)
     monkeypatch.setattr(pages, "MEANS_IMAGES", 40)
     figure = pages.class_means(run, test)
     assert "over 40 test digits" in texts(figure)
-    inputs, labels = Examples.for_test(run.config.task, test[:40], 0).batch(slice(None))
+    inputs, labels, _ = Examples.for_test(run.config.task, test[:40], 0).batch(slice(None))
     torch.testing.assert_close(shown(figure.axes[3]), inputs[labels == 3, 0].mean(0))
 
 
