@@ -147,14 +147,14 @@ class Colocalisation(Task):
     def loss(
         self, network: Callable[[Tensor], Tensor], batch: Batch, label_smoothing: float
     ) -> Tensor:
+        assert batch.context is not None
         grids = network(batch.inputs)  # (B, S, S, 2)
         encoder = frozen_encoder(batch.inputs.device)
         windows = encoder.features(windows_of(batch.inputs, grids))  # (B, F)
         boxes = self.answers(grids)  # (B, 4)
         with torch.no_grad():
             crops = encoder.features(self.random_crops(batch.inputs))  # (B, F)
-            maps = maps_of(batch.inputs) if batch.context is None else batch.context
-            wanted = self.best_boxes(maps, windows)  # (B, 4)
+            wanted = self.best_boxes(batch.context, windows)  # (B, 4)
             off_px = (
                 (centres(boxes) - centres(wanted)).abs().amax(1) * self.distortion.canvas_px / 2
             )

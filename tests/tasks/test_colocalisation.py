@@ -196,7 +196,7 @@ def test_the_maps_of_a_batch_are_those_of_its_canvases_in_its_order(twenty, batc
     torch.manual_seed(0)
     network = config.build_network(splits.test.format)
     losses = []
-    for context in (again.context, None):
+    for context in (again.context, maps_of(again.inputs)):
         torch.manual_seed(1)
         losses.append(config.task.loss(network, again._replace(context=context), 0.0))
     torch.testing.assert_close(*losses)
