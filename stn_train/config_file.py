@@ -229,7 +229,11 @@ def apply_override(data: dict[str, Any], override: str, source: ConfigSource) ->
             other = ", ".join(section)
             what = ".".join(key[:depth])
             told = f"{what} is {other}, so {'.'.join(written)} has no meaning"
-            return [f"{place}: {told}; it goes with {what}={key[depth]}"]
+            if key[depth] in REGISTRIES[key[:depth]]:
+                return [f"{place}: {told}; it goes with {what}={key[depth]}"]
+            known = other if other in REGISTRIES[key[:depth]] else "NAME"  # there may be none
+            meant = ".".join([what, known, *(key[depth + 1 :] or key[depth:])])
+            return [f"{place}: {told}; write {meant}"]
     if key in REGISTRIES and is_same_choice(value, section.get(key[-1])):
         return []
     if key in (("train", "epochs"), ("train", "steps")) and value is not None:

@@ -668,6 +668,15 @@ def test_malformed_override_is_told_with_the_right_form(problems, override):
             "it goes with distortion=R",
         ),
         ("transform.TPS.side=5", "transform is Aff, so transform.TPS.side has no meaning"),
+        (
+            "backbone.localisation_filters=48",
+            "backbone is CNN, so backbone.localisation_filters has no meaning; "
+            "write backbone.CNN.localisation_filters",
+        ),
+        (
+            "backbone.CNM.dropout=0",
+            "backbone.CNM.dropout has no meaning; write backbone.CNN.dropout",
+        ),
         ("data.source.folder.path=x", "data.source is mnist, so data.source.folder.path has no"),
         ("data.source=embedded", "data.source: embedded"),
         ("data.source=folder", "data.source.folder.path is missing"),
