@@ -11,6 +11,7 @@ Convention: as in `stn_train.geometry.plane`.
 """
 
 import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -238,6 +239,67 @@ def time_inside(field: Tensor, edge: Tensor, start: Tensor, left: Tensor) -> Ten
     return torch.minimum(inverse.amax(0).reciprocal_(), limit)
 
 
+class Travellers(NamedTuple):
+    """Points on their way."""
+
+    who: Tensor
+    """Which of the points they are (m)."""
+    points: Tensor
+    """Where they are (2, m)."""
+    images: Tensor
+    """The column of the fields that each one's image begins at (m)."""
+    cells: Tensor
+    """The cells that they are in (m)."""
+    left: Tensor
+    """The time that they have left (m)."""
+
+    def parts(self, size: int) -> "Iterator[Travellers]":
+        """They, so many at once."""
+        return map(Travellers._make, zip(*(each.split(size, -1) for each in self), strict=True))
+
+    def still_going(self) -> "Travellers":
+        """Those who have time left."""
+        going = (self.left > 4 * torch.finfo(self.left.dtype).eps).nonzero()[:, 0]
+        if len(going) == len(self.who):
+            return self
+        return Travellers._make(each.index_select(-1, going) for each in self)
+
+
+def joined(parts: Sequence[Travellers]) -> Travellers:
+    """The travellers of all parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return Travellers._make(torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
+
+
+def walk(
+    travellers: Travellers, fields: Tensor, edges: Tensor, neighbours: Tensor
+) -> tuple[Leg, Travellers]:
+    """The next leg, and the travellers at its end: in their next cell, or out of time.
+
+    fields (2, 3, B * C), edges (3, 3, C), neighbours (8 * C).
+    """
+    who, begin, images, cells, left = travellers
+    column = images + cells
+    field = columns(fields, column)  # (2, 3, m)
+    edge = columns(edges, cells)  # (3, 3, m)
+    time = time_inside(field, edge, begin, left)
+    points = begin + displacement_terms(field, begin, time)[-1]
+    # An edge is crossed by points on it, or beyond, whose velocity points outwards.
+    speed = velocity(field, points)
+    distance, rate = velocity(edge, points), linear(edge, speed)  # (3, m)
+    near = torch.finfo(begin.dtype).eps ** (2 / 3)
+    crossed = torch.maximum(distance - near, rate).lt_(0)
+    # Whoever went too far goes back: Newton's method for the time.
+    late = distance.div_(rate.clamp_(max=-1e-30)).mul_(crossed).amax(0).clamp_(min=0)
+    late = torch.minimum(late, time / 16)
+    points = points - late * torch.addcmul(speed, late, linear(field, speed), value=-0.5)
+    time = time - late
+    which = crossed[0].add_(crossed[1], alpha=2).add_(crossed[2], alpha=4).long()
+    cells = neighbours.index_select(0, which.mul_(edges.shape[2]).add_(cells))
+    return Leg(who, begin, column, time), Travellers(who, points, images, cells, left - time)
+
+
 def follow(
     start: Tensor,
     images: Tensor,
@@ -247,50 +309,35 @@ def follow(
     neighbours: Tensor,
     most: int,
 ) -> tuple[Tensor, list[Leg]]:
-    """Points (2, m) after a unit of time, and the legs of their trajectories, ``most`` at most.
+    """Points (2, M) after a unit of time, and the legs of their trajectories, ``most`` at most.
 
-    images (m): the column of `fields` that each point's image begins at; cells (m): where they
-    are; fields (2, 3, B * C), edges (3, 3, C), neighbours (8 * C). A point that would need more
-    legs stops where the last one ends.
+    images (M), cells (M): as in `Travellers`; the others as for `walk`. A point that would need
+    more legs stops where the last one ends.
     """
-    precision = torch.finfo(start.dtype).eps
+    on_cpu = start.device.type == "cpu"
     # A GPU and an exported program keep all points to the end: the done ones stand still.
-    dropping = start.device.type == "cpu" and not torch.compiler.is_exporting()
-    ends, legs, points, left = start.clone(), [], start, torch.ones_like(start[0])
+    dropping = on_cpu and not torch.compiler.is_exporting()
+    size = CPU_PART if on_cpu else max(start.shape[1], 1)
+    ends, legs = start.clone(), []
     who = torch.arange(start.shape[1], device=start.device)
+    travellers = Travellers(who, start, images, cells, torch.ones_like(start[0]))
     for _ in range(most):
-        column = images + cells
-        field = columns(fields, column)  # (2, 3, m)
-        edge = columns(edges, cells)  # (3, 3, m)
-        time = time_inside(field, edge, points, left)
-        begin, points = points, points + displacement_terms(field, points, time)[-1]
-        # An edge is crossed by points on it, or beyond, whose velocity points outwards.
-        speed = velocity(field, points)
-        distance, rate = velocity(edge, points), linear(edge, speed)  # (3, m)
-        crossed = torch.maximum(distance - precision ** (2 / 3), rate).lt_(0)
-        # Whoever went too far goes back: Newton's method for the time.
-        late = distance.div_(rate.clamp_(max=-1e-30)).mul_(crossed).amax(0).clamp_(min=0)
-        late = torch.minimum(late, time / 16)
-        points = points - late * torch.addcmul(speed, late, linear(field, speed), value=-0.5)
-        time = time - late
-        legs.append(Leg(who, begin, column, time))
-        left = left - time
-        which = crossed[0].add_(crossed[1], alpha=2).add_(crossed[2], alpha=4).long()
-        cells = neighbours.index_select(0, which.mul_(edges.shape[2]).add_(cells))
-        if dropping:
-            going = (left > 4 * precision).nonzero()[:, 0]
-            if len(going) == len(who):
-                continue
-            ends.index_copy_(1, who, points)
-            if len(going) == 0:
-                return ends, legs
-            who, images, cells, left = (each[going] for each in (who, images, cells, left))
-            points = points.index_select(1, going)
-    return ends.index_copy_(1, who, points), legs
+        after = []
+        for part in travellers.parts(size):
+            leg, moved = walk(part, fields, edges, neighbours)
+            legs.append(leg)
+            if dropping:
+                ends.index_copy_(1, moved.who, moved.points)
+                moved = moved.still_going()
+            after.append(moved)
+        travellers = joined(after)
+        if dropping and len(travellers.who) == 0:
+            return ends, legs
+    return ends.index_copy_(1, travellers.who, travellers.points), legs
 
 
 class Flow(torch.autograd.Function):
-    """`follow`, in parts where that is faster, with its gradient.
+    """`follow` with its gradient.
 
     The times at which a point changes cells need no gradient: the velocities on both sides of an
     edge are the same. So the gradient goes back along the legs with their times held fixed.
@@ -300,14 +347,12 @@ class Flow(torch.autograd.Function):
     @override
     def forward(ctx: Any, start: Tensor, fields: Tensor, *others: Any) -> Tensor:
         """As `follow`: start (2, M), fields (2, 3, B * C), then the other arguments -> (2, M)."""
-        images, cells, *rest = others
         fields = fields.to(start.dtype)  # autocast multiplies matrices in another
-        size = CPU_PART if start.device.type == "cpu" else max(start.shape[1], 1)
-        parts = zip(start.split(size, 1), images.split(size), cells.split(size), strict=True)
-        ends, legs = zip(*[follow(*part, fields, *rest) for part in parts], strict=True)
+        images, cells, *rest = others
+        ends, legs = follow(start, images, cells, fields, *rest)
         ctx.save_for_backward(fields)
-        ctx.legs, ctx.size = legs, size
-        return torch.cat(ends, dim=1)
+        ctx.legs = legs
+        return ends
 
     @staticmethod
     @once_differentiable
@@ -316,11 +361,10 @@ class Flow(torch.autograd.Function):
         """Gradients of start and fields from that of where points end (2, M)."""
         (fields,) = ctx.saved_tensors
         of_start, sums = gradient.clone(), torch.zeros_like(fields).flatten(0, 1)
-        for of_points, legs in zip(of_start.split(ctx.size, 1), ctx.legs, strict=True):
-            for who, start, column, time in reversed(legs):
-                field = columns(fields, column)
-                of_end = of_points.index_select(1, who)
-                of_begin, of_field = displacement_gradients(field, start, time, of_end)
-                of_points.index_copy_(1, who, of_begin)
-                sums.scatter_add_(1, column.expand(6, -1), of_field.flatten(0, 1))
+        for who, start, column, time in reversed(ctx.legs):
+            field = columns(fields, column)
+            of_end = of_start.index_select(1, who)
+            of_begin, of_field = displacement_gradients(field, start, time, of_end)
+            of_start.index_copy_(1, who, of_begin)
+            sums.scatter_add_(1, column.expand(6, -1), of_field.flatten(0, 1))
         return of_start, sums.view_as(fields), *[None] * 5
