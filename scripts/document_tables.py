@@ -33,6 +33,7 @@ from stn_train.recipes import PAPER
 from stn_train.runs.result import Result
 from stn_train.runs.shipped_models import FOLDER
 from stn_train.settings import Choice, Settings, name_and_settings
+from stn_train.table.comparison import compare, pair
 from stn_train.table.paper import TABLES as PAPER_TABLES
 from stn_train.table.paper import PaperTable
 from stn_train.table.rows import (
@@ -95,12 +96,39 @@ def paper_recipe_table() -> str:
 
     The baselines that the readings of the distortions were chosen by stand in it too.
     """
-    whole = [run for run in results_of("calibration") if run.steps == PAPER["steps"]]
-    results = [*whole, *results_of("paper")]
+    results = paper_recipe_results()
     rows = table_rows(results, MNIST)
     measured = f"Measured: {len(rows)} of {len(MNIST.cells)} cells."
     above = above_the_paper(rows, MNIST)
     return with_notes(markdown(rows, MNIST), measured, above, circumstances(results))
+
+
+def paper_recipe_results() -> list[Result]:
+    """The runs by the paper's recipe, those of the calibration that have its length included."""
+    whole = [run for run in results_of("calibration") if run.steps == PAPER["steps"]]
+    return [*whole, *results_of("paper")]
+
+
+def recipes_table() -> str:
+    """The default recipe beside the paper's own, paired over the test digits, in Markdown."""
+    head = ("model", "on", "default recipe", "paper's recipe", "difference", "95 % interval")
+    lines = [(*head, "seeds")]
+    for runs in pair(results_of("default"), paper_recipe_results(), MNIST).matched:
+        ours, theirs = runs
+        compared = compare(ours, theirs)
+        low, high = compared.interval_95
+        lines.append(
+            (
+                compared.cell_a.model,
+                compared.cell_a.distortion,
+                f"{compared.error_a:.2f}",
+                f"{compared.error_b:.2f}",
+                f"{compared.difference:+.2f}",
+                f"{low:+.2f} to {high:+.2f}",
+                f"{len(ours)} and {len(theirs)}",
+            )
+        )
+    return f"{markdown_lines(lines)}\n"
 
 
 def poses_table() -> str:
@@ -858,6 +886,7 @@ TABLES = {
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "paper recipe": ("docs/results.md", paper_recipe_table),
+    "recipes": ("docs/results.md", recipes_table),
     "poses": ("docs/results.md", poses_table),
     "addition": ("docs/experiments.md", addition_table),
     "clutter": ("docs/clutter.md", clutter_table),
