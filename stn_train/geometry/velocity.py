@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from typing_extensions import override
+from typing_extensions import Self, override
 
-CPU_PART = 16_384
+CPU_PART = 65_536
 """A CPU moves so many points at once: what is computed for them stays in its cache."""
 
 REACH = 0.5
@@ -169,66 +169,87 @@ def columns(table: Tensor, which: Tensor) -> Tensor:
     return table.flatten(0, 1).index_select(1, which).view(table.shape[0], 3, which.shape[0])
 
 
-def velocity(field: Tensor, points: Tensor) -> Tensor:
-    """Affine functions (K, 3, m), two slopes and a constant, of points (2, m): (K, m)."""
-    return torch.addcmul(torch.addcmul(field[:, 2], field[:, 0], points[0]), field[:, 1], points[1])
+class Affine(NamedTuple):
+    """Affine functions of the plane: K of them at each of m points."""
+
+    x: Tensor
+    """Slopes in x (K, m)."""
+    y: Tensor
+    """Slopes in y (K, m)."""
+    constant: Tensor
+    """Values at the origin (K, m)."""
+
+    @classmethod
+    def of(cls, coefficients: Tensor) -> Self:
+        """Those of coefficients (K, 3, m)."""
+        return cls(*coefficients.unbind(1))  # views: this is cheaper than slicing at each use
+
+    def at(self, points: Tensor) -> Tensor:
+        """Their values at points (2, m): (K, m)."""
+        x, y = points.unbind()
+        return torch.addcmul(torch.addcmul(self.constant, self.x, x), self.y, y)
+
+    def along(self, vectors: Tensor) -> Tensor:
+        """How they change along vectors (2, m), the constant left out: (K, m)."""
+        x, y = vectors.unbind()
+        return torch.addcmul(self.x * x, self.y, y)
 
 
-def linear(field: Tensor, vectors: Tensor) -> Tensor:
-    """The same without the constant: (K, 3, m) of vectors (2, m) -> (K, m)."""
-    return torch.addcmul(field[:, 0] * vectors[0], field[:, 1], vectors[1])
-
-
-def displacement_terms(field: Tensor, start: Tensor, time: Tensor) -> list[Tensor]:
+def displacement_terms(field: Affine, start: Tensor, time: Tensor) -> list[Tensor]:
     """Nested sums of the exponential series: the last is how far points get (2, m).
 
     With velocity v and slopes A: t v + (t A / 2) (t v + (t A / 3) (t v + ...)).
     """
-    moved = velocity(field, start) * time  # (2, m)
-    slopes = field[:, :2] * time  # (2, 2, m)
+    moved = field.at(start) * time  # (2, m)
+    slopes_x, slopes_y = field.x * time, field.y * time  # (2, m)
     terms = [moved]
     for order in range(TERMS[start.dtype], 1, -1):
-        last, part = terms[-1], 1 / order
-        half = torch.addcmul(moved, slopes[:, 0], last[0], value=part)
-        terms.append(torch.addcmul(half, slopes[:, 1], last[1], value=part))
+        (x, y), part = terms[-1].unbind(), 1 / order
+        half = torch.addcmul(moved, slopes_x, x, value=part)
+        terms.append(torch.addcmul(half, slopes_y, y, value=part))
     return terms
 
 
 def displacement_gradients(
-    field: Tensor, start: Tensor, time: Tensor, gradient: Tensor
+    coefficients: Tensor, start: Tensor, time: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of start (2, m) and of field (2, 3, m) from that of where points end (2, m)."""
-    terms = displacement_terms(field, start, time)
-    slopes = field[:, :2] * time  # (2, 2, m)
+    """Gradients of start (2, m) and of coefficients (2, 3, m) from that of ends (2, m)."""
+    terms = displacement_terms(Affine.of(coefficients), start, time)
+    slopes = coefficients[:, :2] * time  # (2, 2, m)
+    slopes_0, slopes_1 = slopes.unbind()
     of_moved, of_slopes = gradient.clone(), torch.zeros_like(slopes)
     of_term = gradient
     for order, term in zip(range(2, len(terms) + 1), terms[-2::-1], strict=True):
         part = 1 / order
         of_slopes.addcmul_(of_term[:, None], term, value=part)
-        of_term = (slopes[0] * of_term[0]).addcmul_(slopes[1], of_term[1]).mul_(part)  # (2, m)
+        of_0, of_1 = of_term.unbind()
+        of_term = (slopes_0 * of_0).addcmul_(slopes_1, of_1).mul_(part)  # (2, m)
         of_moved += of_term
     of_moved *= time
     of_slopes *= time
     of_slopes.addcmul_(of_moved[:, None], start)
-    of_start = gradient + (field[0, :2] * of_moved[0]).addcmul_(field[1, :2], of_moved[1])
+    of_0, of_1 = of_moved.unbind()
+    velocity_0, velocity_1 = coefficients[:, :2].unbind()
+    of_start = gradient + (velocity_0 * of_0).addcmul_(velocity_1, of_1)
     return of_start, torch.cat([of_slopes, of_moved[:, None]], dim=1)
 
 
-def time_inside(field: Tensor, edge: Tensor, start: Tensor, left: Tensor) -> Tensor:
+def time_inside(field: Affine, edge: Affine, start: Tensor, left: Tensor) -> Tensor:
     """When points leave their cells, or ``left`` (m) if that is earlier: (m).
 
-    The distance from an edge is expanded to the third order in time. `follow` makes up for what is
+    The distance from an edge is expanded to the third order in time. `walk` makes up for what is
     left of the error.
     """
-    trace = field[0, 0] + field[1, 1]
-    determinant = torch.addcmul(field[0, 0] * field[1, 1], field[0, 1], field[1, 0], value=-1)
+    (x_of_x, y_of_x), (x_of_y, y_of_y) = field.x.unbind(), field.y.unbind()
+    trace = x_of_x + y_of_y
+    determinant = torch.addcmul(x_of_x * y_of_y, x_of_y, y_of_x, value=-1)
     rate = trace.abs() + determinant.abs().sqrt()  # no eigenvalue is larger
     limit = torch.minimum(left, REACH / rate)
-    speed = velocity(field, start)  # (2, m)
-    turn = linear(field, speed)
-    jerk = linear(field, turn)
-    distance = velocity(edge, start).clamp_(min=16 * torch.finfo(start.dtype).eps)  # (3, m)
-    first, second, third = (linear(edge, each) for each in (speed, turn, jerk))
+    speed = field.at(start)  # (2, m)
+    turn = field.along(speed)
+    jerk = field.along(turn)
+    distance = edge.at(start).clamp_(min=16 * torch.finfo(start.dtype).eps)  # (3, m)
+    first, second, third = (edge.along(each) for each in (speed, turn, jerk))
     slowest, twice, square = limit.reciprocal(), 2 * distance, first * first
     bend = second
     for _ in range(2):
@@ -281,19 +302,19 @@ def walk(
     """
     who, begin, images, cells, left = travellers
     column = images + cells
-    field = columns(fields, column)  # (2, 3, m)
-    edge = columns(edges, cells)  # (3, 3, m)
+    field = Affine.of(columns(fields, column))  # K = 2: the velocity in x and in y
+    edge = Affine.of(columns(edges, cells))  # K = 3: the distances from three edges
     time = time_inside(field, edge, begin, left)
     points = begin + displacement_terms(field, begin, time)[-1]
     # An edge is crossed by points on it, or beyond, whose velocity points outwards.
-    speed = velocity(field, points)
-    distance, rate = velocity(edge, points), linear(edge, speed)  # (3, m)
+    speed = field.at(points)  # (2, m)
+    distance, rate = edge.at(points), edge.along(speed)  # (3, m)
     near = torch.finfo(begin.dtype).eps ** (2 / 3)
     crossed = torch.maximum(distance - near, rate).lt_(0)
     # Whoever went too far goes back: Newton's method for the time.
     late = distance.div_(rate.clamp_(max=-1e-30)).mul_(crossed).amax(0).clamp_(min=0)
     late = torch.minimum(late, time / 16)
-    points = points - late * torch.addcmul(speed, late, linear(field, speed), value=-0.5)
+    points = points - late * torch.addcmul(speed, late, field.along(speed), value=-0.5)
     time = time - late
     which = crossed[0].add_(crossed[1], alpha=2).add_(crossed[2], alpha=4).long()
     cells = neighbours.index_select(0, which.mul_(edges.shape[2]).add_(cells))
@@ -360,11 +381,13 @@ class Flow(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of start and fields from that of where points end (2, M)."""
         (fields,) = ctx.saved_tensors
-        of_start, sums = gradient.clone(), torch.zeros_like(fields).flatten(0, 1)
+        of_start = gradient.clone(memory_format=torch.contiguous_format)  # 20 times faster to index
+        sums = torch.zeros_like(fields).flatten(0, 1)
         for who, start, column, time in reversed(ctx.legs):
-            field = columns(fields, column)
             of_end = of_start.index_select(1, who)
-            of_begin, of_field = displacement_gradients(field, start, time, of_end)
+            of_begin, of_field = displacement_gradients(
+                columns(fields, column), start, time, of_end
+            )
             of_start.index_copy_(1, who, of_begin)
             sums.scatter_add_(1, column.expand(6, -1), of_field.flatten(0, 1))
         return of_start, sums.view_as(fields), *[None] * 5

@@ -186,13 +186,33 @@ def test_it_never_folds_over_where_a_spline_does():
     assert jacobians(spline, folded, points).min() < 0
 
 
-def test_of_many_points_each_is_moved_as_if_alone():
-    """More than a CPU moves at once, on trajectories of different lengths."""
-    grid, points = CPABGrid(), scattered(18_000, dtype=torch.float32)
-    theta = thetas(grid, 1, 0.2, dtype=torch.float32)
-    some = slice(None, None, 1500)
-    alone = grid.map_points(theta, points[some])
-    torch.testing.assert_close(grid.map_points(theta, points)[:, some], alone, rtol=0, atol=1e-6)
+def test_of_many_points_each_is_moved_as_if_alone(monkeypatch):
+    """More than a CPU moves at once, on trajectories of different lengths; gradients too."""
+    grid, points = CPABGrid(), scattered(1000)
+    theta = thetas(grid, 2, 0.2).requires_grad_()
+
+    def moved() -> list[torch.Tensor]:
+        ends = grid.map_points(theta, points)
+        (gradient,) = torch.autograd.grad(ends.pow(2).sum(), theta)
+        return [ends, gradient]
+
+    at_once = moved()
+    monkeypatch.setattr("stn_train.geometry.velocity.CPU_PART", 300)
+    torch.testing.assert_close(moved(), at_once, rtol=0, atol=1e-9)
+    alone = grid.map_points(theta, points[::50])
+    torch.testing.assert_close(at_once[0][:, ::50], alone, rtol=0, atol=1e-9)
+
+
+def test_gradient_that_is_laid_out_otherwise_is_the_same():
+    """As the sampler's gradient of a grid is: pairs of x and y."""
+    grid, points = CPABGrid(), scattered(50)
+    theta = thetas(grid, 1, 0.2).requires_grad_()
+    upstream = torch.randn(1, 50, 2, dtype=torch.float64)
+    found = [
+        torch.autograd.grad(grid.map_points(theta, points), theta, laid_out)[0]
+        for laid_out in (upstream, upstream.mT.contiguous().mT)
+    ]
+    torch.testing.assert_close(*found)
 
 
 def test_a_gpu_and_an_exported_program_get_the_same(monkeypatch):
