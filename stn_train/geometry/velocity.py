@@ -12,12 +12,12 @@ Convention: as in `stn_train.geometry.plane`.
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from typing_extensions import Self, override
+from typing_extensions import override
 
 CPU_PART = 65_536
 """A CPU moves so many points at once: what is computed for them stays in its cache."""
