@@ -20,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 CPU_PART = 65_536
-"""A CPU moves so many points at once: what is computed for them stays in its cache."""
+"""A CPU moves so many points at once: with fewer, the calls take longer than the arithmetic; with
+more, what is computed leaves its cache."""
 
 REACH = 0.5
 """The most that a leg's time may be, times its cell's rate of growth: a longer one is split."""
