@@ -356,7 +356,8 @@ def levers_table() -> str:
     """Changes to the recipe that other work has found useful, in Markdown.
 
     Each line of levers.jsonl is the output of scripts/validate.py, with the changes in words. The
-    difference is from the unchanged recipe after as many passes, with the same seeds.
+    difference is from the unchanged recipe after as many passes, with the same seeds, if there is
+    one.
     """
     errors: dict[tuple[Cell, int, str], dict[int, float]] = {}
     runs = collected("levers")
@@ -365,9 +366,9 @@ def levers_table() -> str:
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
     lines = [("model", "on", "passes", "changed", "validation error", "difference", "seeds")]
     for (cell, passes, changed), by_seed in sorted(errors.items()):
-        plain = errors[cell, passes, ""]
+        plain = errors.get((cell, passes, ""), {})
         differences = [error - plain[seed] for seed, error in by_seed.items() if seed in plain]
-        difference = f"{mean(differences):+.2f}" if changed else ""
+        difference = f"{mean(differences):+.2f}" if changed and differences else ""
         seeds = " ".join(map(str, sorted(by_seed)))
         error = f"{mean(by_seed.values()):.2f}"
         place = cell.model, cell.distortion, str(passes)
