@@ -97,9 +97,10 @@ def test_fourier_in_bfloat16_is_about_as_exact_as_torchs_own():
         gradients = torch.autograd.grad(output, given, upstream.bfloat16())
         return [relative(output, expected), *map(relative, gradients, wanted)]
 
+    # Torch's own is less exact on a processor without bfloat16 arithmetic.
     for ours, theirs in zip(errors(fourier), errors(F.conv2d), strict=True):
-        assert theirs < ours * 1.5
-        assert ours < 3 * theirs < 0.02
+        assert 0.001 < ours < 0.01
+        assert ours < 3 * theirs
 
 
 def test_fourier_bases_keep_each_frequency_once():
