@@ -113,8 +113,7 @@ def recipes_table() -> str:
     """The default recipe beside the paper's own, paired over the test digits, in Markdown."""
     head = ("model", "on", "default recipe", "paper's recipe", "difference", "95 % interval")
     lines = [(*head, "seeds")]
-    for runs in pair(results_of("default"), paper_recipe_results(), MNIST).matched:
-        ours, theirs = runs
+    for ours, theirs in pair(results_of("default"), paper_recipe_results(), MNIST).matched:
         compared = compare(ours, theirs)
         low, high = compared.interval_95
         lines.append(

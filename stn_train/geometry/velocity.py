@@ -170,7 +170,7 @@ def columns(table: Tensor, which: Tensor) -> Tensor:
     return table.flatten(0, 1).index_select(1, which).view(table.shape[0], 3, which.shape[0])
 
 
-class Affine(NamedTuple):
+class AffineFunctions(NamedTuple):
     """Affine functions of the plane: K of them at each of m points."""
 
     x: Tensor
@@ -182,7 +182,7 @@ class Affine(NamedTuple):
 
     @classmethod
     def of(cls, coefficients: Tensor) -> Self:
-        """Those of coefficients (K, 3, m)."""
+        """From coefficients (K, 3, m): slope in x, slope in y, constant."""
         return cls(*coefficients.unbind(1))  # views: this is cheaper than slicing at each use
 
     def at(self, points: Tensor) -> Tensor:
@@ -191,12 +191,12 @@ class Affine(NamedTuple):
         return torch.addcmul(torch.addcmul(self.constant, self.x, x), self.y, y)
 
     def along(self, vectors: Tensor) -> Tensor:
-        """How they change along vectors (2, m), the constant left out: (K, m)."""
+        """Their rates of change along vectors (2, m): (K, m)."""
         x, y = vectors.unbind()
         return torch.addcmul(self.x * x, self.y, y)
 
 
-def displacement_terms(field: Affine, start: Tensor, time: Tensor) -> list[Tensor]:
+def displacement_terms(field: AffineFunctions, start: Tensor, time: Tensor) -> list[Tensor]:
     """Nested sums of the exponential series: the last is how far points get (2, m).
 
     With velocity v and slopes A: t v + (t A / 2) (t v + (t A / 3) (t v + ...)).
@@ -214,8 +214,8 @@ def displacement_terms(field: Affine, start: Tensor, time: Tensor) -> list[Tenso
 def displacement_gradients(
     coefficients: Tensor, start: Tensor, time: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of start (2, m) and of coefficients (2, 3, m) from that of ends (2, m)."""
-    terms = displacement_terms(Affine.of(coefficients), start, time)
+    """Gradients of start (2, m) and coefficients (2, 3, m) from the gradient of the end (2, m)."""
+    terms = displacement_terms(AffineFunctions.of(coefficients), start, time)
     slopes = coefficients[:, :2] * time  # (2, 2, m)
     slopes_0, slopes_1 = slopes.unbind()
     of_moved, of_slopes = gradient.clone(), torch.zeros_like(slopes)
@@ -235,7 +235,9 @@ def displacement_gradients(
     return of_start, torch.cat([of_slopes, of_moved[:, None]], dim=1)
 
 
-def time_inside(field: Affine, edge: Affine, start: Tensor, left: Tensor) -> Tensor:
+def time_inside(
+    field: AffineFunctions, edge: AffineFunctions, start: Tensor, left: Tensor
+) -> Tensor:
     """When points leave their cells, or ``left`` (m) if that is earlier: (m).
 
     The distance from an edge is expanded to the third order in time. `walk` makes up for what is
@@ -262,7 +264,7 @@ def time_inside(field: Affine, edge: Affine, start: Tensor, left: Tensor) -> Ten
 
 
 class Travellers(NamedTuple):
-    """Points on their way."""
+    """Points that follow the field, and the state of each."""
 
     who: Tensor
     """Which of the points they are (m)."""
@@ -276,11 +278,11 @@ class Travellers(NamedTuple):
     """The time that they have left (m)."""
 
     def parts(self, size: int) -> "Iterator[Travellers]":
-        """They, so many at once."""
+        """In parts of at most ``size`` points."""
         return map(Travellers._make, zip(*(each.split(size, -1) for each in self), strict=True))
 
     def still_going(self) -> "Travellers":
-        """Those who have time left."""
+        """The points that have time left."""
         going = (self.left > 4 * torch.finfo(self.left.dtype).eps).nonzero()[:, 0]
         if len(going) == len(self.who):
             return self
@@ -288,7 +290,7 @@ class Travellers(NamedTuple):
 
 
 def joined(parts: Sequence[Travellers]) -> Travellers:
-    """The travellers of all parts."""
+    """All parts in one."""
     if len(parts) == 1:
         return parts[0]
     return Travellers._make(torch.cat(each, dim=-1) for each in zip(*parts, strict=True))
@@ -303,8 +305,8 @@ def walk(
     """
     who, begin, images, cells, left = travellers
     column = images + cells
-    field = Affine.of(columns(fields, column))  # K = 2: the velocity in x and in y
-    edge = Affine.of(columns(edges, cells))  # K = 3: the distances from three edges
+    field = AffineFunctions.of(columns(fields, column))  # K = 2: the velocity in x and in y
+    edge = AffineFunctions.of(columns(edges, cells))  # K = 3: the distances from three edges
     time = time_inside(field, edge, begin, left)
     points = begin + displacement_terms(field, begin, time)[-1]
     # An edge is crossed by points on it, or beyond, whose velocity points outwards.
@@ -385,10 +387,8 @@ class Flow(torch.autograd.Function):
         of_start = gradient.clone(memory_format=torch.contiguous_format)  # 20 times faster to index
         sums = torch.zeros_like(fields).flatten(0, 1)
         for who, start, column, time in reversed(ctx.legs):
-            of_end = of_start.index_select(1, who)
-            of_begin, of_field = displacement_gradients(
-                columns(fields, column), start, time, of_end
-            )
+            field, of_end = columns(fields, column), of_start.index_select(1, who)
+            of_begin, of_field = displacement_gradients(field, start, time, of_end)
             of_start.index_copy_(1, who, of_begin)
             sums.scatter_add_(1, column.expand(6, -1), of_field.flatten(0, 1))
         return of_start, sums.view_as(fields), *[None] * 5

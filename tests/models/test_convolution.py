@@ -17,6 +17,7 @@ from stn_train.models.convolution import (
     single_channel,
     single_position,
 )
+from stn_train.runs.machine import choose_precision
 
 SINGLE_CHANNEL = [
     (3, 4, 5, (28, 28)),
@@ -97,10 +98,13 @@ def test_fourier_in_bfloat16_is_about_as_exact_as_torchs_own():
         gradients = torch.autograd.grad(output, given, upstream.bfloat16())
         return [relative(output, expected), *map(relative, gradients, wanted)]
 
-    # Torch's own is less exact on a processor without bfloat16 arithmetic.
     for ours, theirs in zip(errors(fourier), errors(F.conv2d), strict=True):
         assert 0.001 < ours < 0.01
         assert ours < 3 * theirs
+        # Without bfloat16 arithmetic in the processor, torch's own is the less exact one.
+        if choose_precision("auto", torch.device("cpu")) == torch.bfloat16:
+            assert theirs < ours * 1.5
+            assert 3 * theirs < 0.02
 
 
 def test_fourier_bases_keep_each_frequency_once():
