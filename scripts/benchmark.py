@@ -14,13 +14,14 @@ import copy
 import functools
 import itertools
 import json
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -522,23 +523,39 @@ print(steps * BATCH / (time.perf_counter() - started))
 """
 
 
+def rate_together(
+    backbone: str,
+    device: str,
+    seconds: float,
+    runs: int = 1,
+    variables: Mapping[str, str] | None = None,
+) -> float:
+    """Images per second of training runs of ST-``backbone`` Aff at once, all together.
+
+    Each is a process with its share of the cores as threads, and with these environment
+    variables besides our own.
+    """
+    what = [backbone, str(max(1, cores() // runs)), device, str(seconds)]
+    line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *what]
+    environment = {**os.environ, **(variables or {})}
+    folder = Path(__file__).parent
+    processes = [
+        subprocess.Popen(line, stdout=subprocess.PIPE, cwd=folder, env=environment)
+        for _ in range(runs)
+    ]
+    return sum(float(process.communicate()[0]) for process in processes)
+
+
 def together_rows(watch: Stopwatch) -> list[Row]:
     """Several runs at once, each in a process with its share of the cores, beside one run."""
-    own, on_cpu = cores(), watch.device.type == "cpu"
+    device, seconds = watch.device.type, 4 * watch.seconds
+    runs = cores() if device == "cpu" else 4
     rows = []
     for backbone in ("FCN", "CNN"):
-        rates = {}
-        for runs in (1, own if on_cpu else 4):
-            what = [backbone, str(max(1, own // runs)), watch.device.type, str(4 * watch.seconds)]
-            line = [sys.executable, "-c", STEPS_FOR_A_WHILE, *what]
-            folder = Path(__file__).parent
-            processes = [
-                subprocess.Popen(line, stdout=subprocess.PIPE, cwd=folder) for _ in range(runs)
-            ]
-            rates[runs] = sum(float(process.communicate()[0]) for process in processes)
-        (_, alone), (runs, together) = rates.items()
-        what_row = f"ST-{backbone} Aff, {runs} runs at once, a process each"
-        rows.append(Row(what_row, "images/s", together, {"one run": alone}))
+        alone = rate_together(backbone, device, seconds)
+        together = rate_together(backbone, device, seconds, runs)
+        what = f"ST-{backbone} Aff, {runs} runs at once, a process each"
+        rows.append(Row(what, "images/s", together, {"one run": alone}))
     return rows
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, get_args
 
 import matplotlib
@@ -554,6 +554,23 @@ def numerics_table() -> str:
     return f"{markdown_lines(rows)}\nDifference: {told}.\n"
 
 
+def waiting_table() -> str:
+    """What waiting threads cost beside a busy program, in Markdown."""
+    turns = list(map(json.loads, (RESULTS / "waiting.jsonl").read_text().splitlines()))
+    rates: dict[tuple[str, bool], dict[str, list[float]]] = {}
+    for turn in turns:
+        beside = rates.setdefault((turn["backbone"], turn["beside"]), {})
+        beside.setdefault(turn["waits"], []).append(turn["images_per_second"])
+    waits = list(next(iter(rates.values())))
+    rows = [("a run of", "beside", *(f"threads {wait}, images/s" for wait in waits))]
+    for (backbone, beside), found in rates.items():
+        shown = [f"{median(found[wait]):,.0f}" for wait in waits]
+        rows.append((f"ST-{backbone} Aff on R", "a busy program" if beside else "nothing", *shown))
+    where = turns[0]
+    told = f"{where['cores']} cores ({where['hardware']}), a thread each; torch {where['torch']}"
+    return f"{markdown_lines(rows)}\nMedian of {turns[-1]['turn'] + 1} turns; {told}.\n"
+
+
 FAMILIES_ON = ("R", "RTS", "E")
 """The distortions that the families of transforms are compared on."""
 
@@ -882,6 +899,7 @@ TABLES = {
     "speed": ("docs/speed.md", speed_table),
     "time": ("docs/speed.md", time_table),
     "numerics": ("docs/speed.md", numerics_table),
+    "waiting": ("docs/speed.md", waiting_table),
     "flags": ("docs/reference.md", flags_table),
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),

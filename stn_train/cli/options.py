@@ -4,6 +4,7 @@ Nothing heavy is imported before a command runs, so that --help answers at once.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -80,6 +81,7 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> None:
         end_on_signals()
+        let_threads_sleep()
         try:
             function(*args, **kwargs)
         except StnError as error:
@@ -94,6 +96,16 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
             fail("terminated", 128 + error.number)
 
     return call
+
+
+def let_threads_sleep() -> None:
+    """Have the processor's threads sleep while they wait for each other, not spin.
+
+    A spinning thread uses up its turn on a core that another program wants too, and is off it
+    when there is work: a training step beside one busy program takes many times as long.
+    OpenMP reads the variable once, when torch is imported. What the user has set is kept.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def fail(message: str, exit_code: int) -> None:

@@ -25,7 +25,13 @@ SOURCE_FILES = ("*.py", "*.html")
 EXTRAS = ("tensorboard", "onnx", "onnxscript", "onnxruntime", "ray", "kornia")
 """Packages that only some commands need."""
 
-VARIABLES = ("STN_DATA_DIR", "XDG_CACHE_HOME", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+VARIABLES = (
+    "STN_DATA_DIR",
+    "XDG_CACHE_HOME",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "CUDA_VISIBLE_DEVICES",
+)
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any, Literal
 
 from stn_train.cell import Cell
@@ -223,17 +223,20 @@ EFFORT = ("seeds", "parameters", "passes", "minutes a run")
 
 
 def effort(runs: Sequence[Result]) -> tuple[str, str, str, str]:
-    """What runs of one network took: seeds, size of the model, passes, mean minutes of training."""
+    """What runs of one network took: seeds, size of the model, passes, minutes of training.
+
+    The minutes are the median: of several machines one can be slow.
+    """
     return (
         " ".join(map(str, sorted(run.seed for run in runs))),
         f"{runs[0].parameters:,}",
         f"{max(run.passes for run in runs):g}",
-        f"{mean(run.train_seconds for run in runs) / 60:.1f}",
+        f"{median(run.train_seconds for run in runs) / 60:.1f}",
     )
 
 
 def circumstances(results: Sequence[Result]) -> str:
-    """How results were obtained, in a sentence: seeds, data, hardware, versions, commits."""
+    """How results were obtained, in a sentence: seeds, data, hardware, precision, commits."""
 
     def each(values: Iterable[Any]) -> str:
         return ", ".join(map(str, dict.fromkeys(values)))
@@ -242,10 +245,12 @@ def circumstances(results: Sequence[Result]) -> str:
         return each(result.environment.get(key) for result in results)
 
     commits = (str(result.environment.get("commit"))[:9] for result in results)
+    precision = each(result.precision for result in results if result.precision)
     return (
         f"Seeds: {each(sorted(result.seed for result in results))}; "
         f"training digits: {each(result.training_digits for result in results)} "
         f"({each(result.data for result in results)}); "
         f"{environment('hardware')}, threads: {environment('threads')}; "
+        f"{precision}{'; ' if precision else ''}"
         f"torch {environment('torch')}; commit: {each(commits)}."
     )

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -677,3 +678,20 @@ def test_the_config_of_a_run_is_trained_again_by_the_papers_recipe(
     # Without an override it is the run's own config.
     own = load_config("config.yaml").as_dict() | {"given": {}}
     assert own == load_config(str(by_recipe.config)).as_dict() | {"given": {}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other OpenMPs tell their policy otherwise")
+def test_a_commands_threads_sleep_while_they_wait():
+    code = "from stn_train.cli.options import guarded; guarded(lambda: __import__('torch'))()"
+    told = {**os.environ, "OMP_DISPLAY_ENV": "true"}
+    told.pop("OMP_WAIT_POLICY", None)
+
+    def policy(environment: dict[str, str]) -> str:
+        line = [sys.executable, "-c", code]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, check=True)
+        found = re.search(r"OMP_WAIT_POLICY *= *'(\w+)'", done.stderr)
+        assert found, done.stderr
+        return found.group(1)
+
+    assert policy(told) == "PASSIVE"
+    assert policy(told | {"OMP_WAIT_POLICY": "active"}) == "ACTIVE"

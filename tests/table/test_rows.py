@@ -109,9 +109,13 @@ def test_plain_has_a_line_for_each_cell():
 
 def test_circumstances_name_each_once():
     assert circumstances(RESULTS) == (
-        "Seeds: 1, 2, 3; training digits: 55000 (mnist); abacus, threads: 1; torch 2.15.0; "
-        "commit: None, aaaaaaaaa."
+        "Seeds: 1, 2, 3; training digits: 55000 (mnist); abacus, threads: 1; bfloat16; "
+        "torch 2.15.0; commit: None, aaaaaaaaa."
     )
+    assert "; bfloat16, float32; torch" in circumstances(
+        [*RESULTS, replace(RESULTS[0], precision="float32")]
+    )
+    assert "threads: 1; torch" in circumstances([replace(RESULTS[0], precision=None)])
 
 
 def test_csv_can_be_read_back():
