@@ -99,11 +99,12 @@ def guarded(function: Callable[P, None]) -> Callable[P, None]:
 
 
 def let_threads_sleep() -> None:
-    """Have the processor's threads sleep while they wait for each other, not spin.
+    """Have the threads of the CPU sleep while they wait for each other, instead of spinning.
 
-    A spinning thread uses up its turn on a core that another program wants too, and is off it
-    when there is work: a training step beside one busy program takes many times as long.
-    OpenMP reads the variable once, when torch is imported. What the user has set is kept.
+    Where another program wants the same core, a spinning thread spends its time slice on
+    waiting, and is not running when there is work. A training step beside one busy program then
+    takes several times as long. OpenMP reads OMP_WAIT_POLICY once, when torch is imported; a
+    value that the user has set is kept.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -18,6 +18,7 @@ from stn_train.table.rows import (
     circumstances,
     comma_separated,
     details,
+    effort,
     markdown,
     outside,
     plain,
@@ -116,6 +117,12 @@ def test_circumstances_name_each_once():
         [*RESULTS, replace(RESULTS[0], precision="float32")]
     )
     assert "threads: 1; torch" in circumstances([replace(RESULTS[0], precision=None)])
+
+
+def test_minutes_are_the_median_over_the_seeds():
+    seconds = {1: 60.0, 2: 90.0, 3: 6000.0}  # the last on a slow machine
+    runs = [replace(run, train_seconds=seconds[run.seed]) for run in RESULTS if run != RESULTS[1]]
+    assert effort(runs) == ("1 2 3", f"{runs[0].parameters:,}", "30", "1.5")
 
 
 def test_csv_can_be_read_back():
