@@ -355,22 +355,23 @@ def levers_table() -> str:
     """Changes to the recipe that other work has found useful, in Markdown.
 
     Each line of levers.jsonl is the output of scripts/validate.py, with the changes in words. The
-    difference is from the unchanged recipe after as many passes, with the same seeds, if there is
-    one.
+    difference is from the unchanged recipe after as many passes, with the same seeds and in the same
+    precision, if there is one.
     """
-    errors: dict[tuple[Cell, int, str], dict[int, float]] = {}
+    errors: dict[tuple[Cell, int, str, str], dict[int, float]] = {}
     runs = collected("levers")
     for line in runs:
-        key = cell_in(line), line["passes"], "; ".join(line["changes"])
+        key = cell_in(line), line["passes"], line["precision"], "; ".join(line["changes"])
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
-    lines = [("model", "on", "passes", "changed", "validation error", "difference", "seeds")]
-    for (cell, passes, changed), by_seed in sorted(errors.items()):
-        plain = errors.get((cell, passes, ""), {})
+    columns = "model", "on", "passes", "in", "changed", "validation error", "difference", "seeds"
+    lines = [columns]
+    for (cell, passes, precision, changed), by_seed in sorted(errors.items()):
+        plain = errors.get((cell, passes, precision, ""), {})
         differences = [error - plain[seed] for seed, error in by_seed.items() if seed in plain]
         difference = f"{mean(differences):+.2f}" if changed and differences else ""
         seeds = " ".join(map(str, sorted(by_seed)))
         error = f"{mean(by_seed.values()):.2f}"
-        place = cell.model, cell.distortion, str(passes)
+        place = cell.model, cell.distortion, str(passes), precision
         lines.append((*place, changed or "nothing", error, difference, seeds))
     commits = ", ".join(sorted({run["commit"][:9] for run in runs}))
     told = f"Training digits: 50000 (mnist); threads: 1; commit: {commits}."

@@ -59,6 +59,7 @@ def main(
             "seed": seed,
             "passes": passes,
             "changes": changes or [],
+            "precision": str(state.precision).removeprefix("torch."),
             "numerics": version,
             "seconds": round(state.seconds),
             "commit": describe_environment(CPU)["commit"],
