@@ -177,10 +177,21 @@ def above_the_paper(rows: list[Row], table: PaperTable) -> str:
     return f"Above the paper: {len(above)} of {published} cells{names and ': '}{names}."
 
 
+def above_in_draws(rows: list[Row]) -> str:
+    """Which cells' means over the fixed draws are above the published values, in a sentence."""
+    published = [(row, row.paper) for row in rows if row.paper is not None]
+    above = [row.cell.title for row, paper in published if row.draws_mean > paper]
+    names = ": " * bool(above) + ", ".join(above)
+    return f"Above the paper in the mean of draws: {len(above)} of {len(published)} cells{names}."
+
+
 def cells_table() -> str:
     """Every cell of the default recipe, in Markdown."""
     results = results_of("default")
-    return f"{markdown_lines(details(results, MNIST))}\n{circumstances(results)}\n"
+    rows = table_rows(results, MNIST)
+    above = above_the_paper(rows, MNIST), above_in_draws(rows)
+    cells = markdown_lines(details(results, MNIST))
+    return with_notes(cells, *above, circumstances(results))
 
 
 def addition_table() -> str:
@@ -355,8 +366,8 @@ def levers_table() -> str:
     """Changes to the recipe that other work has found useful, in Markdown.
 
     Each line of levers.jsonl is the output of scripts/validate.py, with the changes in words. The
-    difference is from the unchanged recipe after as many passes, with the same seeds and in the same
-    precision, if there is one.
+    difference is from the unchanged recipe after as many passes, with the same seeds and in the
+    same precision, if there is one.
     """
     errors: dict[tuple[Cell, int, str, str], dict[int, float]] = {}
     runs = collected("levers")

@@ -16,7 +16,6 @@ import json
 import shutil
 from enum import StrEnum
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -243,7 +242,7 @@ def head(table: PaperTable, cell: Cell) -> str:
     runs = [result for result in results_of(table.results) if result.cell == cell]
     if runs:
         (row,), environment = table_rows(runs, table), runs[0].environment
-        minutes = median(run.train_seconds for run in runs) / 60
+        minutes = min(run.train_seconds for run in runs) / 60
         seeds = ", ".join(str(run.seed) for run in runs)
         lines.append(
             f"Expect: {row.measured} % after {row.passes:g} passes ({minutes:.1f} min on an "
@@ -269,7 +268,7 @@ def head_of_subjects(table: PaperTable, cell: Cell) -> str:
     if runs:
         rows, environment = table_rows(runs, table), runs[0].environment
         found = [row.mean for row in rows]
-        seconds = median(run.train_seconds for run in runs)
+        seconds = min(run.train_seconds for run in runs)
         lines.append(
             f"Expect: {min(found):.0f} to {max(found):.0f} %, by digit ({seconds:.0f} s on an "
             f"{environment['hardware']}, threads: {environment['threads']})."
