@@ -5,6 +5,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from stn_train.cli.export import SHOWN
+from stn_train.cli.options import let_threads_sleep
 from stn_train.demo.page import save_page
 from stn_train.runs.directory import load_run
 
@@ -21,7 +22,8 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 """The notebook is run anew: what it shows is what the program does now."""
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 1200  # seconds for a cell, on a slow machine that is busy with other things
+let_threads_sleep()  # those of the notebook's process, for the same reason
 nb_merge_streams = True
 
 default_role = "py:obj"  # `Name` in a docstring: a link where there is something of that name
