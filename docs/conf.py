@@ -23,7 +23,6 @@ nb_execution_mode = "force"
 """The notebook is run anew: what it shows is what the program does now."""
 nb_execution_raise_on_error = True
 nb_execution_timeout = 1200  # seconds for a cell, on a slow machine that is busy with other things
-let_threads_sleep()  # those of the notebook's process, for the same reason
 nb_merge_streams = True
 
 default_role = "py:obj"  # `Name` in a docstring: a link where there is something of that name
@@ -36,7 +35,11 @@ suppress_warnings = ["myst.xref_missing"]  # links to files of the repository
 
 
 def setup(app: Sphinx) -> None:
-    """Have the live page made after the others: docs/live.md shows it."""
+    """Have the live page made after the others, which docs/live.md shows.
+
+    The notebook trains in a process of its own, whose threads sleep as a command's do.
+    """
+    let_threads_sleep()
     app.connect("build-finished", write_live_page)
 
 

@@ -46,7 +46,7 @@ from stn_train.models.convolution import Convolution, MaxPooling
 from stn_train.models.network import Network
 from stn_train.models.spatial_transformer import OutputLayer, SpatialTransformer
 from stn_train.runs.environment import describe_environment
-from stn_train.runs.machine import autocast, cores, keep_freed_memory
+from stn_train.runs.machine import autocast, cores, keep_freed_memory, name_of_precision
 from stn_train.tasks import TASKS
 from stn_train.tasks.base import Batch
 from stn_train.tasks.examples import Pass
@@ -338,7 +338,7 @@ def step_rows(splits: Splits, watch: Stopwatch) -> list[Row]:
     """Training steps of the default recipe as it is shipped, distortion and optimiser included."""
     matmul = {dtype: matmul_rate(dtype, watch) for dtype in (torch.float32, torch.bfloat16)}
     rows = [
-        Row(f"matrix product, {name_of_dtype(dtype)}", "GFLOP/s", rate / 1e9)
+        Row(f"matrix product, {name_of_precision(dtype)}", "GFLOP/s", rate / 1e9)
         for dtype, rate in matmul.items()
     ]
     loader = per_sample_loader(splits.training, "R")
@@ -377,13 +377,8 @@ def step_row(
     parts = watch.parts(lambda: step_in_parts(state, batch))
     whole = sum(parts.values())
     shares |= {f"of the step: {part}": seconds / whole for part, seconds in parts.items()}
-    what = f"step, {config.title}, {name_of_dtype(state.precision)}"
+    what = f"step, {config.title}, {name_of_precision(state.precision)}"
     return Row(what, "images/s", BATCH / step, peers, shares)
-
-
-def name_of_dtype(dtype: torch.dtype) -> str:
-    """float32, bfloat16."""
-    return str(dtype).removeprefix("torch.")
 
 
 def step_in_parts(state: State, batch: Pass) -> dict[str, float]:

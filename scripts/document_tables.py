@@ -374,8 +374,8 @@ def levers_table() -> str:
     for line in runs:
         key = cell_in(line), line["passes"], line["precision"], "; ".join(line["changes"])
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
-    columns = "model", "on", "passes", "in", "changed", "validation error", "difference", "seeds"
-    lines = [columns]
+    columns = "model", "on", "passes", "precision", "changed"
+    lines = [(*columns, "validation error", "difference", "seeds")]
     for (cell, passes, precision, changed), by_seed in sorted(errors.items()):
         plain = errors.get((cell, passes, precision, ""), {})
         differences = [error - plain[seed] for seed, error in by_seed.items() if seed in plain]

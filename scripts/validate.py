@@ -22,7 +22,7 @@ from stn_train.evaluator import score_percent
 from stn_train.runs import result
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
-from stn_train.runs.machine import keep_freed_memory
+from stn_train.runs.machine import keep_freed_memory, name_of_precision
 from stn_train.runs.signals import StopSignals
 from stn_train.tasks.examples import Examples
 from stn_train.trainer.loop import take_steps
@@ -59,7 +59,7 @@ def main(
             "seed": seed,
             "passes": passes,
             "changes": changes or [],
-            "precision": str(state.precision).removeprefix("torch."),
+            "precision": name_of_precision(state.precision),
             "numerics": version,
             "seconds": round(state.seconds),
             "commit": describe_environment(CPU)["commit"],

@@ -34,6 +34,11 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
+def name_of_precision(precision: torch.dtype) -> str:
+    """What results and tables call it: float32, bfloat16."""
+    return str(precision).removeprefix("torch.")
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the hardware has instructions for it; emulated, it is slower than float32."""
     if device.type == "cuda":

@@ -20,7 +20,7 @@ from stn_train.runs.checkpoint import save_checkpoint, save_model
 from stn_train.runs.directory import RunDirectory
 from stn_train.runs.environment import describe_environment
 from stn_train.runs.files import write_json
-from stn_train.runs.machine import hand_back_freed_memory
+from stn_train.runs.machine import hand_back_freed_memory, name_of_precision
 from stn_train.runs.result import NUMERICS, Result
 from stn_train.runs.signals import StoppedError, StopSignals, stopped_as
 from stn_train.tasks.examples import Examples
@@ -118,7 +118,7 @@ def result_of(
         cell=config.cell,
         recipe=config.recipe,
         seed=config.seed,
-        precision=str(state.precision).removeprefix("torch."),
+        precision=name_of_precision(state.precision),
         numerics=NUMERICS,
         test_percent=evaluation.test_percent,
         interval_95_percent=evaluation.interval_95_percent,
