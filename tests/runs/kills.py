@@ -1,7 +1,8 @@
 """Kills a training process again and again and checks what it leaves; run by test_kills.
 
 python kills.py FOLDER KILLS prints a JSON object: how many kills there were and where they hit.
-Children are forked, so that a kill costs milliseconds and not the import of torch.
+Children are forked, so that a kill costs milliseconds and not the import of torch, nor that of
+torch._dynamo, which the first step of an optimiser imports.
 """
 
 import json
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # noqa: F401
 from conftest import CPU
 
 from stn_train.config import Config

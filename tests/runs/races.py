@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from kills import CONFIG, in_child, random_splits
 
+from stn_train.data import sources
 from stn_train.errors import RunDirectoryError
 from stn_train.runs.directory import RunDirectory
 from stn_train.table import engines
@@ -50,8 +52,8 @@ def table(folder: Path) -> dict[str, Any]:
         note(folder / "log", f"trained {config.seed}")
         return train(config, *args)
 
-    for name, stand_in in {"load_splits": lambda *_: splits, "train": noted}.items():
-        setattr(engines, name, stand_in)
+    mock.patch.object(sources, "load_splits", lambda *_: splits).start()
+    mock.patch.object(engines, "train", noted).start()
 
     def work() -> None:
         for job in chosen:
