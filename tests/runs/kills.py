@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # noqa: F401
+import torch._dynamo
 from conftest import CPU
 
 from stn_train.config import Config

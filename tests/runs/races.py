@@ -52,7 +52,7 @@ def table(folder: Path) -> dict[str, Any]:
         note(folder / "log", f"trained {config.seed}")
         return train(config, *args)
 
-    mock.patch.object(sources, "load_splits", lambda *_: splits).start()
+    mock.patch.object(sources, "load_splits", return_value=splits).start()
     mock.patch.object(engines, "train", noted).start()
 
     def work() -> None:
