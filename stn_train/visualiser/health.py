@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from stn_train.data.images import Images
 from stn_train.diagnosis import (
@@ -43,6 +44,9 @@ LETTERS = 118
 MAX_LINEAR = 4
 """A scale or a shift above this is drawn on a logarithmic axis."""
 
+STEPS_TOLD = 4
+"""At most so many intervals along the steps: numbers of six digits do not run into each other."""
+
 NO_GRADIENT = 1e-6
 """Where a norm of zero is drawn, on an axis that has none."""
 
@@ -73,8 +77,8 @@ BANDS = (
 def health_page(run: Run, test: Images) -> Figure:
     """What each spatial transformer did over the training, some examples, and a verdict.
 
-    Old runs recorded less: what is missing is measured from their snapshots, and in any case from
-    the model as it is. Raises ConfigError if there is no spatial transformer.
+    Old runs recorded less: what is missing is measured from their snapshots and the model. Raises
+    ConfigError if there is no spatial transformer.
     """
     if not run.model.transformers:
         raise ConfigError([f"{run.config.title} has no spatial transformer to be healthy"])
@@ -114,13 +118,18 @@ def surroundings(run: Run, examples: Examples) -> dict[str, Circumstances]:
 
 
 def history(run: Run, examples: Examples) -> list[Record]:
-    """What was recorded of the transformers up to the step of the model, and the model itself."""
+    """What was recorded of the transformers up to the step of the model.
+
+    Ends with the model itself, measured on the examples where no record is of its step.
+    """
     records = [
         record
         for record in (run.directory.read_metrics() if run.directory.metrics.exists() else [])
         if record["kind"] == "transformer" and record["step"] <= run.step
     ]
     newest = records[-1] if records else {}
+    if newest.get("step") == run.step and "scale" in newest:
+        return records
     norms = {key: value for key, value in newest.items() if "gradient_norm" in key}
     if not any("scale" in record for record in records):
         steps = {record["step"]: record for record in records}
@@ -184,6 +193,7 @@ def draw_panels(place: Any, run: Run, records: Sequence[Record], given: Circumst
         axis.tick_params(which="both", labelsize=8)
         axis.set_xlabel("step", fontsize=8)
         axis.set_xlim(0, max(run.step, 1) * 1.03)
+        axis.xaxis.set_major_locator(MaxNLocator(STEPS_TOLD, integer=True))
         if not axis.collections and not axis.lines:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
 
