@@ -117,7 +117,7 @@ def lines() -> list[str]:
 
 def test_every_published_result_is_as_it_was():
     published = [json.loads(line) for line in lines()]
-    assert len(published) == 36 * 3 + 8  # seven more seeds of ST-FCN Aff on RTS, one of ST-CNN Aff on R
+    assert len(published) == 36 * 3 + 8  # seven more of ST-FCN Aff on RTS, one of ST-CNN Aff on R
     runs = {(*(before[key] for key in CELL), before["seed"]) for before in published}
     assert len(runs) == len(published)
     for cell in {run[:-1] for run in runs}:
