@@ -44,8 +44,8 @@ LETTERS = 118
 MAX_LINEAR = 4
 """A scale or a shift above this is drawn on a logarithmic axis."""
 
-STEPS_TOLD = 4
-"""At most so many intervals along the steps: numbers of six digits do not run into each other."""
+STEP_INTERVALS = 4
+"""At most this many intervals between ticks on the axis of steps: labels of six digits fit."""
 
 NO_GRADIENT = 1e-6
 """Where a norm of zero is drawn, on an axis that has none."""
@@ -77,7 +77,7 @@ BANDS = (
 def health_page(run: Run, test: Images) -> Figure:
     """What each spatial transformer did over the training, some examples, and a verdict.
 
-    Old runs recorded less: what is missing is measured from their snapshots and the model. Raises
+    Old runs recorded less: what is missing is measured on their snapshots and on the model. Raises
     ConfigError if there is no spatial transformer.
     """
     if not run.model.transformers:
@@ -118,9 +118,9 @@ def surroundings(run: Run, examples: Examples) -> dict[str, Circumstances]:
 
 
 def history(run: Run, examples: Examples) -> list[Record]:
-    """What was recorded of the transformers up to the step of the model.
+    """The records of the transformers up to the step of the model, in order.
 
-    Ends with the model itself, measured on the examples where no record is of its step.
+    The last is of that step: as it was recorded or, if it was not, measured on the examples.
     """
     records = [
         record
@@ -193,7 +193,7 @@ def draw_panels(place: Any, run: Run, records: Sequence[Record], given: Circumst
         axis.tick_params(which="both", labelsize=8)
         axis.set_xlabel("step", fontsize=8)
         axis.set_xlim(0, max(run.step, 1) * 1.03)
-        axis.xaxis.set_major_locator(MaxNLocator(STEPS_TOLD, integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(STEP_INTERVALS, integer=True))
         if not axis.collections and not axis.lines:
             axis.text(0.5, 0.5, "not measured", transform=axis.transAxes, ha="center")
 

@@ -1,5 +1,6 @@
 """The picture of a transformer's health: what it draws of runs, new and old, and what it says."""
 
+import itertools
 import json
 import shutil
 
@@ -71,6 +72,19 @@ def test_panels_show_the_records_of_the_run(finished: Finished, splits):
     lines = {line.get_label(): line.get_ydata().tolist() for line in gradient.lines}
     for part in ("localisation", "classifier"):
         assert lines[part] == [record[f"{part}_gradient_norm"] for record in records]
+
+
+def test_steps_of_six_digits_do_not_overlap(finished: Finished, splits):
+    figure = health_page(load_run(finished.run.path), splits.test)
+    panels = figure.subfigs[1].axes
+    for axis in panels:
+        axis.set_xlim(0, 154_500)
+    figure.draw_without_rendering()
+    for axis in panels:
+        places = zip(axis.get_xticks(), axis.get_xticklabels(), strict=True)
+        shown = [label.get_window_extent() for step, label in places if 0 <= step <= 154_500]
+        assert len(shown) >= 3
+        assert all(left.x1 < right.x0 for left, right in itertools.pairwise(shown))
 
 
 def test_of_an_old_run_the_rest_is_measured(tiny, trained, splits):
