@@ -94,7 +94,7 @@ def test_a_run_that_fails_does_not_stop_the_others(table, tmp_path):
 def test_killed_and_run_again_it_goes_on(table, tmp_path, sent, code):
     program = "from stn_train.cli.table import run_table; run_table()"
     chosen = ["--cells", "R:FCN:Aff", "--seeds", "1", "--out", str(tmp_path), "--jobs", "1"]
-    options = [*chosen, *set_options("train.epochs=40")]
+    options = [*chosen, *set_options("train.epochs=20")]
     process = subprocess.Popen(
         [sys.executable, "-c", program, "run", *options],
         stderr=subprocess.DEVNULL,
@@ -117,7 +117,7 @@ def test_killed_and_run_again_it_goes_on(table, tmp_path, sent, code):
     assert result.exit_code == 0
     done = json.loads((last.parent / "result.json").read_text())
     assert done["resumed_at_steps"] == [reached]
-    assert done["steps"] == 400
+    assert done["steps"] == 200
 
 
 def test_runs_that_are_there_but_in_no_cell_are_named(table, tmp_path, written):

@@ -13,12 +13,10 @@ from pathlib import Path
 import kills
 import pytest
 import torch
-from conftest import CPU, ROOT
+from conftest import ROOT
 
 from stn_train.runs.checkpoint import load_checkpoint
-from stn_train.runs.directory import RunDirectory
 from stn_train.runs.signals import StopSignals
-from stn_train.trainer.loop import train
 
 HERE = Path(__file__).parent
 
@@ -70,6 +68,14 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
         pass
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run where nothing stops it."""
+    folder: Path = tmp_path_factory.mktemp("whole") / "run"
+    kills.train_in(folder, kills.random_splits())
+    return folder
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
@@ -79,8 +85,8 @@ def wait_for_step(process: subprocess.Popen[str], step: int) -> None:
         (signal.SIGUSR1, 128 + signal.SIGUSR1),  # as SLURM sends it some time before the limit
     ],
 )
-def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path):
-    folder, splits = tmp_path / "run", kills.random_splits()
+def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, whole, tmp_path):
+    folder = tmp_path / "run"
     with start(folder) as process:
         wait_for_step(process, 13)
         process.send_signal(sent)
@@ -90,11 +96,9 @@ def test_first_signal_saves_the_step_and_tells_how_to_go_on(sent, code, tmp_path
     assert 13 <= reached < 60
     assert f"error: stopped at step {reached} of 60; stn-train --resume {folder} resumes it" in told
     assert "stopping after this step" in told
-    kills.train_in(folder, splits)
-    with RunDirectory.claim(tmp_path / "whole") as run:
-        train(kills.CONFIG, splits, run, CPU)
-    assert kills.state_of(folder)["result"] == kills.state_of(run.path)["result"]
-    same = [load_checkpoint(each / "last.pt").weights for each in (folder, run.path)]
+    kills.train_in(folder, kills.random_splits())
+    assert kills.state_of(folder)["result"] == kills.state_of(whole)["result"]
+    same = [load_checkpoint(each / "last.pt").weights for each in (folder, whole)]
     assert all(value.equal(same[1][key]) for key, value in same[0].items())
 
 
