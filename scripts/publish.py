@@ -20,16 +20,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from document_tables import (
-    CHARTS,
-    FAMILIES_ON,
-    FAMILIES_SEED,
-    ROOT,
-    TABLES,
-    collected,
-    results_file,
-    results_of,
-)
+from document_tables import CHARTS, TABLES
+from document_tables.families import FAMILIES_ON, FAMILIES_SEED
+from document_tables.results import ROOT, collected, results_file, results_of
 
 from stn_train.cell import Cell, experiment_title
 from stn_train.config import Config

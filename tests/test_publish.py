@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT, load_script
 
+from stn_train.config import Config
 from stn_train.config_file import load_config
 from stn_train.errors import ConfigError
 from stn_train.runs.result import Result
@@ -21,8 +22,9 @@ def publish():
 @pytest.fixture
 def own_results(publish, monkeypatch, tmp_path):
     """Results are gathered in an empty folder instead of the repository's."""
-    monkeypatch.setattr(sys.modules["document_tables"], "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(sys.modules["document_tables"], "SHIPPED", tmp_path / "results")
+    results = sys.modules["document_tables.results"]
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "SHIPPED", tmp_path / "results")
 
 
 def test_tables_are_written_from_the_results(publish):
@@ -158,9 +160,9 @@ def test_experiments_without_a_published_number_stand_beside_the_cnn(
 
 
 def test_every_setting_of_every_plug_in_is_documented(publish):
-    tables = sys.modules["document_tables"]
-    text = tables.settings_table()
-    found = dict(tables.choices_in(tables.Config))
+    reference = sys.modules["document_tables.reference"]
+    text = reference.settings_table()
+    found = dict(reference.choices_in(Config))
     assert {"distortion", "backbone", "transform", "task", "data.source"} <= found.keys()
     for key, choice in found.items():
         assert isinstance(choice, Choice)
@@ -172,7 +174,7 @@ def test_every_setting_of_every_plug_in_is_documented(publish):
 
 
 def test_documented_keys_can_be_set(publish):
-    text = sys.modules["document_tables"].settings_table()
+    text = publish.TABLES["settings"][1]()
     keys = re.findall(r"^\| `(distortion\.RTS\.[a-z_]+)` \| ([\d.]+) \|", text, re.M)
     assert keys
     for key, value in keys:
