@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 from conftest import ROOT, load_script
 
@@ -32,6 +33,13 @@ def test_tables_are_written_from_the_results(publish):
         begin, end = publish.BEGIN.format(name), publish.END.format(name)
         text = (ROOT / document).read_text(encoding="utf-8")
         assert text.split(begin)[1].split(end)[0] == part(), f"{document}: publish.py write"
+
+
+@pytest.mark.parametrize("chart", ["docs/time_to_result.png", "docs/clutter.png"])
+def test_charts_are_drawn(publish, chart):
+    figure = publish.CHARTS[chart]()
+    assert all(axis.has_data() for axis in figure.axes if axis.axison)
+    assert plt.imread(ROOT / chart).shape[:2] == pytest.approx(figure.bbox.size[::-1])
 
 
 def test_heads_of_configs_are_written_from_the_results(publish):

@@ -81,7 +81,7 @@ def time_table() -> str:
     rows = [("model", "on", "paper", "passes", "seconds to it", "lowest measured")]
     measured, hours = time_to_result(), 0.0
     for line in measured:
-        seconds, cell = line["curve"][-1][0](line)
+        seconds, cell = line["curve"][-1][0], Cell.read(line)
         hours += seconds / 3600
         reached = f"{seconds:.0f}" if line["reached"] else f"not in {seconds:.0f}"
         lowest = min(error for _, error in line["curve"])
@@ -106,8 +106,9 @@ def time_chart() -> Figure:
     figure = Figure(figsize=(9, 3.2 * rows), dpi=130, layout="constrained")
     axes = [*figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).flat]
     panels = dict(zip(columns, axes, strict=False))
-    for unused in axes[len(columns) :]:
-        unused.set_axis_off()
+    for index in range(len(columns), len(axes)):
+        axes[index].set_axis_off()
+        axes[index - 2].tick_params(labelbottom=True)  # nothing below has the labels
     colours = dict(zip(MNIST.rows, matplotlib.color_sequences["tab10"], strict=False))
     for line in measured:
         cell = Cell.read(line)
@@ -123,7 +124,7 @@ def time_chart() -> Figure:
         axis.set(xscale="log", yscale="log", title=name)
         axis.grid(alpha=0.3)
     drawn = {line.get_label(): line for axis in panels.values() for line in axis.get_lines()}
-    named = {cell.model: drawn[cell.model] for cell in map(measured)}
+    named = {cell.model: drawn[cell.model] for cell in map(Cell.read, measured)}
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=4, fontsize=8)
     figure.supxlabel("seconds of training", fontsize=10)
     figure.supylabel("validation error / the paper's test error", fontsize=10)
