@@ -13,9 +13,9 @@ class Cell(NamedTuple):
     distortion: str
     backbone: str
     transform: str
-    """Of the only spatial transformer; of several the name of their arrangement, as 2xAff."""
+    """The transform of the only spatial transformer; of several, their arrangement: 2xAff."""
     subject: str = ""
-    """The class that it is about, by its number; nothing where it is about all."""
+    """The number of the class that the experiment is about; empty where it is about all."""
 
     @classmethod
     def read(cls, data: Mapping[str, Any]) -> Self:
@@ -50,9 +50,9 @@ class Cell(NamedTuple):
 
     @property
     def overrides(self) -> list[str]:
-        """What makes an experiment of any other cell one of this, as ``key=value``.
+        """Overrides, as ``key=value``, that turn an experiment of another cell into one of this.
 
-        Of a subject: what makes it one of this cell without its subject.
+        They do not set the subject.
         """
         chosen_names = [distortion_override(self.distortion), f"backbone={self.backbone}"]
         return chosen_names + overrides_for(self.transform)
@@ -63,7 +63,7 @@ class Cell(NamedTuple):
 
 
 def distortion_override(label: str) -> str:
-    """What to set for a distortion that `Distortion.label` calls so, as ``key=value``."""
+    """The override, as ``key=value``, for the distortion with this `Distortion.label`."""
     name = label.rstrip("0123456789")
     if label in DISTORTIONS or name not in DISTORTIONS:
         return f"distortion={label}"

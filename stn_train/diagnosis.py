@@ -151,7 +151,7 @@ def of_transformer(record: Mapping[str, float], name: str) -> dict[str, float]:
 # Judging.
 
 BLACK_SHARE = 0.95
-"""From this share of points outside on, hardly anything is read, and hardly a gradient returns."""
+"""With at least this share of points outside, almost nothing is read, and almost nothing learnt."""
 
 OUTSIDE_SHARE = 0.6
 """Above this share of points outside, a spatial transformer looks collapsed. A grid that fits the
@@ -177,7 +177,7 @@ GRADIENT_SHARE = 1e-3
 """Below this share of the classifier's gradient norm, the localisation network learns nothing."""
 
 MIN_BACKGROUND = 0.1
-"""From this brightness on the background of images is no longer the zero of the padding."""
+"""A background at least this bright cannot pass for the zeros of the padding."""
 
 
 class Circumstances(NamedTuple):

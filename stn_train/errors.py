@@ -2,7 +2,7 @@
 
 
 class StnError(Exception):
-    """A problem to be told in plain words, without a traceback."""
+    """A problem that is reported in plain words, without a traceback."""
 
     exit_code = 1
 

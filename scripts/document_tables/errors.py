@@ -22,7 +22,7 @@ from stn_train.table.rows import (
 
 
 def error_table() -> str:
-    """The paper's table with our numbers, in Markdown, and how they came about."""
+    """The paper's table with our numbers, in Markdown, and how they were obtained."""
     results = results_of("default")
     rows = table_rows(results, MNIST)
     missing = unmeasured([row.cell for row in rows], MNIST)

@@ -210,7 +210,7 @@ def run_visualize(
     if out is not None:
         checked_path(out, "--out", (".gif",) if animate else PICTURE_FORMS)
 
-    from stn_train.visualiser.style import save  # heavy: what cannot be is told before
+    from stn_train.visualiser.style import save  # heavy: imported after what can be refused
 
     if animate:
         typer.echo(f"animation   {draw_animation(paths[0], animate, out, data_dir)}")

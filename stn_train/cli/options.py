@@ -1,4 +1,4 @@
-"""What the commands share: options, and errors told in plain words with their exit codes.
+"""What the commands share: options, and errors in plain words with their exit codes.
 
 Nothing heavy is imported before a command runs, so that --help answers at once.
 """
@@ -65,7 +65,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, only wa
 
 
 def command(epilog: str) -> Callable[[Callable[P, None]], Callable[[], None]]:
-    """Make a function a console script of its own, with errors told in plain words."""
+    """Make a function a console script that reports errors in plain words."""
 
     def decorate(function: Callable[P, None]) -> Callable[[], None]:
         app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -104,7 +104,7 @@ def run_cells(
 
     table = table_named(table_name)
     if address is None:
-        choose_device(device)  # what is not there is told before anything begins
+        choose_device(device)  # a missing device is refused before anything begins
     settings = [f"recipe={recipe}", *(overrides or [])]
     planned = jobs_for(table, cells_like(cells or [], table), seeds_named(seeds), settings)
     out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ SMALL_BYTES = 1024
 """Smaller weights stay in a graph."""
 
 PARTS = ("grid", "seen", "theta")
-"""What is told of each transformer, in order."""
+"""The outputs for each transformer, in order."""
 
 
 class ObservedNetwork(nn.Module):

@@ -314,7 +314,7 @@ def walk(
     distance, rate = edge.at(points), edge.along(speed)  # (3, m)
     near = torch.finfo(begin.dtype).eps ** (2 / 3)
     crossed = torch.maximum(distance - near, rate).lt_(0)
-    # Whoever went too far goes back: Newton's method for the time.
+    # Points that went too far go back: Newton's method for the time.
     late = distance.div_(rate.clamp_(max=-1e-30)).mul_(crossed).amax(0).clamp_(min=0)
     late = torch.minimum(late, time / 16)
     points = points - late * torch.addcmul(speed, late, field.along(speed), value=-0.5)

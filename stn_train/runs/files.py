@@ -22,10 +22,9 @@ LOCK_NAME = ".lock"
 
 
 def absent(path: Path) -> str:
-    """That a path does not exist, with what was probably meant.
+    """The message that a path does not exist, with what was probably meant.
 
-    That is something of its name one folder further down, or of a similar name and the same suffix
-    beside it.
+    That is the same name one folder further down, or a similar name with the same suffix beside it.
     """
     from stn_train.config_errors import nearest  # the command line imports this module at once
 

@@ -55,13 +55,13 @@ RETRIES = 2
 """How often a run whose worker or node died is started again."""
 
 SECONDS_FOR_THE_LOCK = 30.0
-"""So long a run that is started again waits for its directory: a lost node may still hold it."""
+"""How long a restarted run waits for its directory, which a lost node may still hold."""
 
 SECONDS_TO_SAVE = 120.0
-"""So long a run that is told to stop has for its step and its checkpoint."""
+"""How long a run that is told to stop has to finish its step and save."""
 
 SECONDS_TO_ANSWER = 10.0
-"""So long an address has to answer."""
+"""How long an address has to answer."""
 
 HEAD = "node:__internal_head__"
 """Ray's name for a resource that only the head node has."""
@@ -111,7 +111,7 @@ class Order(NamedTuple):
 
     work: Work
     token: Path
-    """A file in the runs' folder: who does not see it has another folder of that name."""
+    """A file in the runs' folder; a worker that does not see it has another folder of that name."""
     command: list[str]
     """The user's command line, for environment.json."""
     directory: Path
@@ -226,7 +226,7 @@ class Tasks:
             raise StoppedError("all runs have saved their state", signals.received)
 
     def give(self) -> None:
-        """Give Ray as many runs as fit, and without a limit as many again: no core waits for us."""
+        """Give Ray as many runs as fit; without a limit twice as many, so that no core waits."""
         room = self.engine.room
         most = self.engine.most or 2 * room.at_once
         while self.waiting and len(self.given) < max(most, 1):
@@ -263,7 +263,7 @@ class Tasks:
 
 
 def outcome_of(task: Any, job: Job) -> Outcome | str:
-    """What became of a run; of one that was lost, why.
+    """The outcome of a run, or why it was lost.
 
     Raises StnError if its node does not share the runs' folder.
     """
@@ -349,12 +349,12 @@ def silent_stdout() -> Iterator[None]:
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-"""What Ray's own processes have to say goes into its logs."""
+"""The messages of Ray's own processes go into its logs."""
 
 
 @contextlib.contextmanager
 def sigterm_kept() -> Iterator[None]:
-    """Put the handler of SIGTERM back: that of Ray exits at once."""
+    """Restore the handler of SIGTERM: that of Ray exits at once."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -1,7 +1,7 @@
 """Engines: what trains the runs of a table, one after another here or many at once on Ray.
 
-An engine is given jobs and tells, event by event, what becomes of them. Whichever it is, a run
-leaves the same directory, and ends with the bits of a run alone with as many threads.
+An engine takes jobs and reports, event by event, what happens to them. With either engine a run
+leaves the same directory, and ends with the same bits as a run alone with as many threads.
 """
 
 import gc

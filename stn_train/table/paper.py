@@ -51,7 +51,7 @@ class PaperTable:
     place: str
     """Where in the paper it stands."""
     note: str
-    """How its numbers came about."""
+    """How its numbers were obtained."""
     task: str
     """Name in TASKS."""
     data: str
@@ -62,7 +62,7 @@ class PaperTable:
     """For each model, a backbone and a transform or arrangement of transformers (2xAff), and the
     subject if it has one, its values in the columns; None: not given."""
     rounding: float
-    """Half of the last digit given: a smaller difference may be none."""
+    """Half of the last printed digit: a smaller difference may be rounding."""
     in_text: Mapping[str, str] = field(default_factory=dict)
     """For each column that the paper gives in its text instead, where."""
     own: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class PaperTable:
         return TASKS[self.task].measure
 
     def origin(self, cell: Cell) -> str:
-        """Where the value of a cell stands, and how it came about."""
+        """Where the value of a cell stands, and how it was obtained."""
         return self.in_text.get(cell.distortion, f"{self.place}, {self.note}")
 
     @cached_property

@@ -26,7 +26,7 @@ LAST_BYTES = 4096
 
 
 class Progress:
-    """Tells on standard error how runs go, and keeps what must be known in the end.
+    """Reports runs on standard error, and keeps what the command needs to know at the end.
 
     An engine calls it with each event.
     """
@@ -86,8 +86,8 @@ class Progress:
 class TimeLeft:
     """Estimates the time that is left from the speed so far.
 
-    How far a run is stands in its directory. Where that cannot be seen yet, as a network file
-    system shows files late, what the engine told last counts.
+    A run's directory shows how far it is. Where it does not yet, since a network file system
+    shows files late, the engine's last report counts.
     """
 
     def __init__(self, jobs: Sequence[Job], folder: Path) -> None:

@@ -84,7 +84,7 @@ class Live(NamedTuple):
 
     @property
     def shortcoming(self) -> str:
-        """What is told, as a sentence; empty if nothing is."""
+        """The reason as a sentence; empty if there is none."""
         short = (
             "The live page is not of one of these runs" if self.html else "There is no live page"
         )

@@ -31,8 +31,8 @@ SEARCH, TRIPLET = 5.0, 0.3
 """The weights of the two parts of the loss."""
 
 SETTLED_SHARE = 1 / 14
-"""A window is settled whose middle is nearer to the best place than this share of an image's side:
-2 px."""
+"""A window is settled when its middle is nearer to the best place than this share of an image's
+side: 2 px."""
 
 NEAREST = 3
 """How many of the other canvases' windows a place is compared with: those most like it."""

@@ -14,7 +14,7 @@ FILE = Path(__file__).parent / "encoder.pt"
 """Its weights, by scripts/train_encoder.py."""
 
 STRIDE_PX = 2
-"""How far the places are apart that `Encoder.everywhere` tells of."""
+"""How far apart the places of `Encoder.everywhere` are, in pixels."""
 
 SIDE_PX = 28
 """Side of the windows that it sees."""

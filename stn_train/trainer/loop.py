@@ -252,7 +252,7 @@ def watch(state: State, observers: Sequence[Observer], run: Path) -> dict[str, f
         which = f" {name}" if len(warps) > 1 else ""
         message = (
             f"step {state.step}: the spatial transformer{which} {finding.told}; {finding.advice} "
-            f"(stn-visualize {run} --picture health shows how it came about)"
+            f"(stn-visualize {run} --picture health shows its history)"
         )
         for each in observers:
             each.warned(message)

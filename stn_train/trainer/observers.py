@@ -1,4 +1,4 @@
-"""Who is told about a run: a person at a terminal, or one who reads its log."""
+"""Observers of a run: for a person at a terminal, and for one who reads its log."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ class Start(NamedTuple):
 
 
 class Observer:
-    """Is told how a run goes. Does nothing with it: override what matters."""
+    """Receives the events of a run and ignores them: override what matters."""
 
     def started(self, start: Start) -> None:
         """The run begins, or is resumed."""

@@ -19,7 +19,7 @@ WARM_UP_STEPS = 4
 """Not timed: memory is allocated, kernels are chosen, and on a GPU the step is recorded."""
 
 MIN_TIMED_STEPS, TIMED_SECONDS = 2, 2.0
-"""So many steps are timed at least, and for so long."""
+"""At least so many steps are timed, for at least so many seconds."""
 
 TESTED_IMAGES = 1000
 

@@ -1,4 +1,4 @@
-"""Trackers of experiments: trackio and Weights & Biases are told every number of metrics.jsonl."""
+"""Trackers of experiments: trackio and Weights & Biases get every number of metrics.jsonl."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ PROJECT = "stn_train"
 
 
 class Tracker(Observer):
-    """Tells a tracker every number. What goes wrong in it is a warning, once, and no more.
+    """Sends every number to a tracker. If the tracker fails, there is one warning, and no more.
 
     Nothing leaves the machine unless somebody asks for it: trackio keeps its numbers in the user's
     cache, wandb in the run directory until ``wandb sync`` or WANDB_MODE=online.

@@ -23,7 +23,7 @@ HEADER_INCHES = 0.9
 PANELS_A_ROW = 9
 
 MAX_PICTURES = 60
-"""On a page. Of more, none would be large enough to see anything."""
+"""The most pictures on a page: more would be too small to see."""
 
 THUMBNAIL_PX = 400
 """Larger pictures are drawn in this size."""
@@ -58,7 +58,7 @@ def gallery_page(run: Run, files: Sequence[Path], examples: Examples) -> Figure:
 
 
 def legend_of(inspected: Inspected) -> str:
-    """What stands where."""
+    """The line that explains the layout of a page."""
     given = "what the model is given"
     if inspected.grids:
         given += ", with the grid that its transformer reads"

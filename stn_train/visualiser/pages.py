@@ -168,7 +168,7 @@ def digits_page(run: Run, test: Images, count: int = 15, misclassified: bool = F
 
 
 def legend_of(run: Run, inspected: Inspected) -> str:
-    """What stands where on a page."""
+    """The line that explains the layout of a page."""
     lines = []
     if inspected.volumes:
         lines.append("Left: the volume, flattened along its depth.")

@@ -84,7 +84,7 @@ def volumes_page(run: Run, test: Images) -> Figure:
 
 
 def legend_of(transformers: int, word: str) -> str:
-    """What stands where on the page."""
+    """The line that explains the layout of the page."""
     lines = []
     if transformers:
         lines.append(

@@ -518,7 +518,7 @@ def test_a_run_that_collapses_is_warned_about(tiny, splits, tmp_path):
     (message,) = told.messages  # it stays as it is: told once
     assert message.startswith("step 10: the spatial transformer ")
     assert "train.localisation_learning_rate_scale=1," in message
-    assert message.endswith(f"(stn-visualize {run.path} --picture health shows how it came about)")
+    assert message.endswith(f"(stn-visualize {run.path} --picture health shows its history)")
 
 
 def test_a_run_with_two_transformers_logs_both_and_is_resumed(
