@@ -80,6 +80,8 @@ class Kind(StrEnum):
     """The table by the paper's recipe."""
     calibration = "calibration"
     """Baselines under the readings of the paper that were tried."""
+    readings = "readings"
+    """The paper's recipe with a transformer, under other readings than the shipped ones."""
     validation = "validation"
     """Recipes that were tried, measured on validation digits."""
     made_birds = "made_birds"

@@ -4,7 +4,12 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from document_tables.choices import calibration_table, levers_table, validation_table
+from document_tables.choices import (
+    calibration_table,
+    levers_table,
+    readings_table,
+    validation_table,
+)
 from document_tables.clusters import grid_table, ray_table
 from document_tables.errors import (
     cells_table,
@@ -37,6 +42,7 @@ TABLES = {
     "settings": ("docs/reference.md", settings_table),
     "cells": ("docs/results.md", cells_table),
     "paper recipe": ("docs/results.md", paper_recipe_table),
+    "readings": ("docs/results.md", readings_table),
     "recipes": ("docs/results.md", recipes_table),
     "poses": ("docs/results.md", poses_table),
     "addition": ("docs/experiments.md", addition_table),

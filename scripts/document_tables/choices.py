@@ -8,6 +8,7 @@ from document_tables.results import MNIST, collected, results_of
 from document_tables.text import with_notes
 from stn_train.cell import Cell
 from stn_train.config import Config
+from stn_train.config_changes import changed_settings
 from stn_train.config_file import load_config
 from stn_train.runs.result import Result
 from stn_train.table.rows import circumstances, markdown_lines
@@ -42,6 +43,27 @@ def calibration_table() -> str:
 
 OPEN = ("corner_std_px", "control_std_px", "control_span", "max_shift_px")
 """Settings of distortions that the paper leaves open."""
+
+
+def readings_table() -> str:
+    """Cells by the paper's recipe, as it ships and under other readings, in Markdown."""
+    head = ("model", "on", "reading", "test error", "mean of ten draws", "paper", "seed")
+    lines, results = [head], results_of("readings")
+    for result in results:
+        shipped = next(
+            each
+            for each in results_of("paper")
+            if (each.cell, each.seed) == (result.cell, result.seed)
+        )
+        changes = changed_settings(shipped.config, result.config)
+        for run, reading in (
+            (shipped, [f"{change.key} {change.old}" for change in changes]),
+            (result, [f"{change.key} {change.new}" for change in changes]),
+        ):
+            errors = f"{run.test_percent:.2f}", f"{run.draws_mean_percent:.2f}"
+            place = run.cell.model, run.cell.distortion, ", ".join(reading)
+            lines.append((*place, *errors, str(MNIST.published(run.cell)), str(run.seed)))
+    return f"{markdown_lines(lines)}\n{circumstances(results)}\n"
 
 
 def validation_table() -> str:
