@@ -1,4 +1,4 @@
-"""What the recipe and the readings of the paper were chosen from."""
+"""What was tried: readings of the paper, recipes, and ideas from elsewhere."""
 
 import json
 from statistics import mean
@@ -49,19 +49,14 @@ def readings_table() -> str:
     """Cells by the paper's recipe, as it ships and under other readings, in Markdown."""
     head = ("model", "on", "reading", "test error", "mean of ten draws", "paper", "seed")
     lines, results = [head], results_of("readings")
+    by_paper = {(run.cell, run.seed): run for run in results_of("paper")}
     for result in results:
-        shipped = next(
-            each
-            for each in results_of("paper")
-            if (each.cell, each.seed) == (result.cell, result.seed)
-        )
+        shipped = by_paper[result.cell, result.seed]
         changes = changed_settings(shipped.config, result.config)
-        for run, reading in (
-            (shipped, [f"{change.key} {change.old}" for change in changes]),
-            (result, [f"{change.key} {change.new}" for change in changes]),
-        ):
+        for run, value in ((shipped, "old"), (result, "new")):
+            reading = ", ".join(f"{each.key} {getattr(each, value)}" for each in changes)
             errors = f"{run.test_percent:.2f}", f"{run.draws_mean_percent:.2f}"
-            place = run.cell.model, run.cell.distortion, ", ".join(reading)
+            place = run.cell.model, run.cell.distortion, reading
             lines.append((*place, *errors, str(MNIST.published(run.cell)), str(run.seed)))
     return f"{markdown_lines(lines)}\n{circumstances(results)}\n"
 
