@@ -8,8 +8,9 @@ python scripts/publish.py ship RUN...           finished runs -> the models that
 
 default.jsonl, addition.jsonl and colocalisation.jsonl lie in stn_train/results, since the program
 reads them; the others in scripts/results, beside speed.json (the output of scripts/benchmark.py
---json), what scripts/time_to_result.py and scripts/validate.py measured (levers.jsonl and
-numerics.jsonl), and poses.jsonl, of which each line is the output of ``stn-eval --poses 8 --json``.
+--json), what scripts/time_to_result.py and scripts/validate.py measured (levers.jsonl,
+short_readings.jsonl and numerics.jsonl), and poses.jsonl, of which each line is the output of
+``stn-eval --poses 8 --json``.
 """
 
 import json

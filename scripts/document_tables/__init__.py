@@ -8,6 +8,7 @@ from document_tables.choices import (
     calibration_table,
     levers_table,
     readings_table,
+    short_readings_table,
     validation_table,
 )
 from document_tables.clusters import grid_table, ray_table
@@ -43,6 +44,7 @@ TABLES = {
     "cells": ("docs/results.md", cells_table),
     "paper recipe": ("docs/results.md", paper_recipe_table),
     "readings": ("docs/results.md", readings_table),
+    "short readings": ("docs/results.md", short_readings_table),
     "recipes": ("docs/results.md", recipes_table),
     "poses": ("docs/results.md", poses_table),
     "addition": ("docs/experiments.md", addition_table),

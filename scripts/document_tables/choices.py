@@ -92,16 +92,30 @@ def validation_table() -> str:
 
 
 def levers_table() -> str:
-    """Changes to the recipe that other work has found useful, in Markdown.
+    """Changes to the default recipe that other work has found useful, in Markdown.
 
-    Each line of levers.jsonl is the output of scripts/validate.py, with the changes in words. The
+    The changes of levers.jsonl are in words.
+    """
+    return changes_table("levers")
+
+
+def short_readings_table() -> str:
+    """Other readings of the paper's recipe, judged on validation digits, in Markdown."""
+    return changes_table("short_readings", "recipe=paper")
+
+
+def changes_table(name: str, *common: str) -> str:
+    """What scripts/validate.py measured with changes to a recipe, in Markdown.
+
+    name: of the results. common: changes that all of them have, and that are not named. The
     difference is from the unchanged recipe after as many passes, with the same seeds and in the
     same precision, if there is one.
     """
     errors: dict[tuple[Cell, int, str, str], dict[int, float]] = {}
-    runs = collected("levers")
+    runs = collected(name)
     for line in runs:
-        key = Cell.read(line), line["passes"], line["precision"], "; ".join(line["changes"])
+        changed = "; ".join(each for each in line["changes"] if each not in common)
+        key = Cell.read(line), line["passes"], line["precision"], changed
         errors.setdefault(key, {})[line["seed"]] = mean(line["draws_percent"])
     columns = "model", "on", "passes", "precision", "changed"
     lines = [(*columns, "validation error", "difference", "seeds")]
