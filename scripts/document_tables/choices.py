@@ -94,7 +94,7 @@ def validation_table() -> str:
 def levers_table() -> str:
     """Changes to the default recipe that other work has found useful, in Markdown.
 
-    The changes of levers.jsonl are in words.
+    In levers.jsonl each change is described in words.
     """
     return changes_table("levers")
 
@@ -107,9 +107,9 @@ def short_readings_table() -> str:
 def changes_table(name: str, *common: str) -> str:
     """What scripts/validate.py measured with changes to a recipe, in Markdown.
 
-    name: of the results. common: changes that all of them have, and that are not named. The
-    difference is from the unchanged recipe after as many passes, with the same seeds and in the
-    same precision, if there is one.
+    The difference is from the recipe without the change, after as many passes, with the same seeds
+    and in the same precision, if that was measured. name: of the results. common: changes that all
+    lines share; they are left out.
     """
     errors: dict[tuple[Cell, int, str, str], dict[int, float]] = {}
     runs = collected(name)
