@@ -237,8 +237,8 @@ def head(table: PaperTable, cell: Cell) -> str:
     ]
     runs = [result for result in results_of(table.results) if result.cell == cell]
     if runs:
-        (row,), environment = table_rows(runs, table), runs[0].environment
-        minutes = min(run.train_seconds for run in runs) / 60
+        (row,), fastest = table_rows(runs, table), min(runs, key=lambda run: run.train_seconds)
+        environment, minutes = fastest.environment, fastest.train_seconds / 60
         seeds = ", ".join(str(run.seed) for run in runs)
         lines.append(
             f"Expect: {row.measured} % after {row.passes:g} passes ({minutes:.1f} min on an "
@@ -262,9 +262,9 @@ def head_of_subjects(table: PaperTable, cell: Cell) -> str:
     ]
     runs = [run for run in results_of(table.results) if run.cell.distortion == cell.distortion]
     if runs:
-        rows, environment = table_rows(runs, table), runs[0].environment
+        rows, fastest = table_rows(runs, table), min(runs, key=lambda run: run.train_seconds)
         found = [row.mean for row in rows]
-        seconds = min(run.train_seconds for run in runs)
+        environment, seconds = fastest.environment, fastest.train_seconds
         lines.append(
             f"Expect: {min(found):.0f} to {max(found):.0f} %, by digit ({seconds:.0f} s on an "
             f"{environment['hardware']}, threads: {environment['threads']})."
