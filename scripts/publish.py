@@ -35,7 +35,7 @@ from stn_train.errors import ConfigError, StnError
 from stn_train.runs.directory import RunDirectory, load_run
 from stn_train.runs.files import write_json
 from stn_train.runs.hub import write_hub
-from stn_train.runs.result import finished_runs
+from stn_train.runs.result import Result, finished_runs
 from stn_train.runs.shipped_models import FOLDER, GRAPH, write_sums
 from stn_train.table.paper import TABLES as PAPER_TABLES
 from stn_train.table.paper import PaperTable
@@ -237,7 +237,7 @@ def head(table: PaperTable, cell: Cell) -> str:
     ]
     runs = [result for result in results_of(table.results) if result.cell == cell]
     if runs:
-        (row,), fastest = table_rows(runs, table), min(runs, key=lambda run: run.train_seconds)
+        (row,), fastest = table_rows(runs, table), fastest_of(runs)
         environment, minutes = fastest.environment, fastest.train_seconds / 60
         seeds = ", ".join(str(run.seed) for run in runs)
         lines.append(
@@ -262,7 +262,7 @@ def head_of_subjects(table: PaperTable, cell: Cell) -> str:
     ]
     runs = [run for run in results_of(table.results) if run.cell.distortion == cell.distortion]
     if runs:
-        rows, fastest = table_rows(runs, table), min(runs, key=lambda run: run.train_seconds)
+        rows, fastest = table_rows(runs, table), fastest_of(runs)
         found = [row.mean for row in rows]
         environment, seconds = fastest.environment, fastest.train_seconds
         lines.append(
@@ -271,6 +271,11 @@ def head_of_subjects(table: PaperTable, cell: Cell) -> str:
         )
     lines.append(f"Command: stn-train --config {table.config_name(cell)}.yaml")
     return "".join(f"# {line}\n" for line in lines)
+
+
+def fastest_of(runs: list[Result]) -> Result:
+    """The run whose training took the least time."""
+    return min(runs, key=lambda run: run.train_seconds)
 
 
 def body(table: PaperTable, cell: Cell) -> str:

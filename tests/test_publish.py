@@ -1,5 +1,6 @@
 """What scripts/publish.py writes: the documents' tables and the heads of the configs."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -49,6 +50,22 @@ def test_heads_of_configs_are_written_from_the_results(publish):
             text = (ROOT / "configs" / name).read_text(encoding="utf-8")
             written = f"{publish.head(table, cell)}\n{publish.body(table, cell)}"
             assert text == written, f"{cell}: publish.py write"
+
+
+def test_head_of_a_config_names_the_machine_of_its_fastest_run(publish, monkeypatch):
+    table = publish.PAPER_TABLES["mnist"]
+    first, second, *_ = publish.results_of(table.results)
+    runs = [
+        dataclasses.replace(
+            first, environment=first.environment | {"hardware": "slow one"}, train_seconds=120.0
+        ),
+        dataclasses.replace(
+            second, environment=second.environment | {"hardware": "fast one"}, train_seconds=60.0
+        ),
+    ]
+    assert first.cell == second.cell
+    monkeypatch.setattr(publish, "results_of", lambda _: runs)
+    assert "(1.0 min on an fast one" in publish.head(table, first.cell)
 
 
 @pytest.mark.parametrize("kind", ["default", "calibration"])
